@@ -1,0 +1,55 @@
+"""Nouns: frozen data types whose invariants are checked at birth, and nothing that computes with them."""
+
+from reconx_ros.core.cameras import PinholeCamera
+from reconx_ros.core.checks import check_finite, check_shape
+from reconx_ros.core.errors import (
+    BackendUnavailableError,
+    CancelledError,
+    ConfigError,
+    InsufficientParallaxError,
+    InvalidInputError,
+    ReconstructionError,
+    ReconxError,
+    StorageError,
+)
+from reconx_ros.core.frames import Frame, Keyframe
+from reconx_ros.core.job import CancelToken, Job
+from reconx_ros.core.provenance import Provenance
+from reconx_ros.core.scene import (
+    AlignedViews,
+    GaussianScene,
+    PointCloud,
+    PointMap,
+    SequenceView,
+    Trajectory,
+    ViewSequence,
+)
+from reconx_ros.core.transforms import SE3, Sim3
+
+__all__ = [
+    "SE3",
+    "AlignedViews",
+    "BackendUnavailableError",
+    "CancelToken",
+    "CancelledError",
+    "ConfigError",
+    "Frame",
+    "GaussianScene",
+    "InsufficientParallaxError",
+    "InvalidInputError",
+    "Job",
+    "Keyframe",
+    "PinholeCamera",
+    "PointCloud",
+    "PointMap",
+    "Provenance",
+    "ReconstructionError",
+    "ReconxError",
+    "SequenceView",
+    "Sim3",
+    "StorageError",
+    "Trajectory",
+    "ViewSequence",
+    "check_finite",
+    "check_shape",
+]

@@ -1,0 +1,252 @@
+"""What the three stages hand to each other: pointmaps, view sequences, Gaussians, clouds, trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from reconx_ros.core.cameras import PinholeCamera
+from reconx_ros.core.checks import check_shape
+from reconx_ros.core.errors import InvalidInputError
+from reconx_ros.core.transforms import SE3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointMap:
+    """Dense geometry of one view: depth along z plus a camera, hence one 3-D point per pixel.
+
+    Attributes:
+        rgb: [H, W, 3] float32 in [0, 1].
+        depth: [H, W] float32, z-depth in the world's unit (metres where the scale is metric); > 0 where valid.
+        confidence: [H, W] float32 in [0, 1]; 0 where not valid.
+        valid: [H, W] bool.
+        camera: intrinsics on this grid.
+        world_from_cam: camera pose.
+        keyframe_id: which keyframe this view is.
+    """
+
+    rgb: torch.Tensor  # [H, W, 3]
+    depth: torch.Tensor  # [H, W]
+    confidence: torch.Tensor  # [H, W]
+    valid: torch.Tensor  # [H, W]
+    camera: PinholeCamera
+    world_from_cam: SE3
+    keyframe_id: int
+
+    def __post_init__(self) -> None:
+        h, w = self.camera.height, self.camera.width
+        check_shape("pointmap rgb", self.rgb, h, w, 3)
+        check_shape("pointmap depth", self.depth, h, w)
+        check_shape("pointmap confidence", self.confidence, h, w)
+        check_shape("pointmap valid", self.valid, h, w)
+        if self.valid.dtype != torch.bool:
+            raise InvalidInputError(f"pointmap valid mask has type {self.valid.dtype}, expected torch.bool")
+        seen = self.depth[self.valid]
+        if not bool((torch.isfinite(seen) & (seen > 0)).all()):
+            raise InvalidInputError("pointmap depth is not finite and positive on all its valid pixels")
+        if not bool(((self.confidence >= 0) & (self.confidence <= 1)).all()):
+            raise InvalidInputError("pointmap confidence leaves [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AlignedViews:
+    """Stage 1's result: pointmaps of all views in one world.
+
+    Attributes:
+        views: one PointMap per view, in the order of the input.
+        metric_scale: whether the unit is the metre.
+        scale_source: what the scale comes from ("poses", "depth sensor", ...); None when up to scale.
+        backend: name of the backend that made it.
+        warnings: sentences for the report.
+    """
+
+    views: tuple[PointMap, ...]
+    metric_scale: bool
+    scale_source: str | None
+    backend: str
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise InvalidInputError("aligned views are empty, expected at least one view")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """Camera poses along a path, all with one camera model.
+
+    Attributes:
+        camera: intrinsics shared by all poses.
+        world_from_cams: T poses.
+    """
+
+    camera: PinholeCamera
+    world_from_cams: tuple[SE3, ...]
+
+    def __len__(self) -> int:
+        return len(self.world_from_cams)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceView:
+    """One frame of a ViewSequence.
+
+    Attributes:
+        rgb: [H, W, 3] float32 in [0, 1]; black where provenance is NONE.
+        confidence: [H, W] float32 in [0, 1]; 0 where provenance is NONE.
+        provenance: [H, W] uint8, values of Provenance.
+        camera, world_from_cam: where it was taken or is rendered from.
+        is_input: True for a real camera image (a keyframe), False for a view between.
+        depth: [H, W] z-depth, 0 where unknown; None when the backend has none.
+    """
+
+    rgb: torch.Tensor  # [H, W, 3]
+    confidence: torch.Tensor  # [H, W]
+    provenance: torch.Tensor  # [H, W]
+    camera: PinholeCamera
+    world_from_cam: SE3
+    is_input: bool
+    depth: torch.Tensor | None = None  # [H, W]
+
+    def __post_init__(self) -> None:
+        h, w = self.camera.height, self.camera.width
+        check_shape("sequence view rgb", self.rgb, h, w, 3)
+        check_shape("sequence view confidence", self.confidence, h, w)
+        check_shape("sequence view provenance", self.provenance, h, w)
+        if self.provenance.dtype != torch.uint8:
+            raise InvalidInputError(f"sequence view provenance has type {self.provenance.dtype}, expected torch.uint8")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewSequence:
+    """Stage 2's result: dense frames along a path, each with confidence and provenance.
+
+    Attributes:
+        views: frames in order of the path; real keyframes are among them, flagged ``is_input``.
+        backend: name of the backend that made it.
+        generates: whether any pixel was made up by a model.
+        warnings: sentences for the report.
+    """
+
+    views: tuple[SequenceView, ...]
+    backend: str
+    generates: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GaussianScene:
+    """A 3-D Gaussian splatting scene, parameters in their optimisation space.
+
+    Attributes:
+        means: [N, 3] world coordinates.
+        quats_wxyz: [N, 4] rotations, any non-zero length.
+        log_scales: [N, 3] natural logarithm of the standard deviations.
+        logit_opacities: [N].
+        sh: [N, K, 3] spherical-harmonic colour coefficients, K = (degree + 1)^2, 3DGS convention
+            (rgb = 0.5 + C0 * sh[:, 0] + ...).
+        provenance: [N] uint8, OBSERVED or GENERATED.
+        confidence: [N] float32 in [0, 1].
+        keyframe_ids: [N] int64, the keyframe that each Gaussian was initialised from.
+    """
+
+    means: torch.Tensor  # [N, 3]
+    quats_wxyz: torch.Tensor  # [N, 4]
+    log_scales: torch.Tensor  # [N, 3]
+    logit_opacities: torch.Tensor  # [N]
+    sh: torch.Tensor  # [N, K, 3]
+    provenance: torch.Tensor  # [N]
+    confidence: torch.Tensor  # [N]
+    keyframe_ids: torch.Tensor  # [N]
+
+    def __post_init__(self) -> None:
+        dims = check_shape("gaussian means", self.means, "N", 3)
+        check_shape("gaussian quats_wxyz", self.quats_wxyz, "N", 4, dims=dims)
+        check_shape("gaussian log_scales", self.log_scales, "N", 3, dims=dims)
+        check_shape("gaussian logit_opacities", self.logit_opacities, "N", dims=dims)
+        dims = check_shape("gaussian sh", self.sh, "N", "K", 3, dims=dims)
+        if dims["K"] not in (1, 4, 9, 16):
+            raise InvalidInputError(f"gaussian sh has {dims['K']} bases, expected 1, 4, 9 or 16")
+        check_shape("gaussian provenance", self.provenance, "N", dims=dims)
+        check_shape("gaussian confidence", self.confidence, "N", dims=dims)
+        check_shape("gaussian keyframe_ids", self.keyframe_ids, "N", dims=dims)
+
+    def __len__(self) -> int:
+        return int(self.means.shape[0])
+
+    @property
+    def sh_degree(self) -> int:
+        """0 to 3."""
+        return {1: 0, 4: 1, 9: 2, 16: 3}[int(self.sh.shape[1])]
+
+    def select(self, mask: torch.Tensor) -> GaussianScene:
+        """The Gaussians where mask [N] (bool or indices) says so."""
+        return GaussianScene(**{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
+
+    def to(self, device: torch.device | str) -> GaussianScene:
+        """The same scene, detached, on another device."""
+        return GaussianScene(**{name: getattr(self, name).detach().to(device) for name in self.__dataclass_fields__})
+
+    @classmethod
+    def concatenate(cls, scenes: Sequence[GaussianScene]) -> GaussianScene:
+        """All Gaussians of several scenes; lower SH degrees are padded with zeros."""
+        if not scenes:
+            raise InvalidInputError("no Gaussian scenes to concatenate, expected at least one")
+        bases = max(int(s.sh.shape[1]) for s in scenes)
+        padded = [
+            replace(s, sh=torch.cat([s.sh, s.sh.new_zeros(len(s), bases - s.sh.shape[1], 3)], dim=1)) for s in scenes
+        ]
+        return cls(**{n: torch.cat([getattr(s, n) for s in padded]) for n in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointCloud:
+    """A coloured cloud at the edge of the library (files, messages).
+
+    Attributes:
+        points: [P, 3] float32, world frame.
+        rgb_u8: [P, 3] uint8.
+        confidence: [P] float32 in [0, 1].
+        provenance: [P] uint8, values of Provenance.
+        keyframe_ids: [P] uint32, the keyframe that saw each point.
+    """
+
+    points: np.ndarray  # [P, 3]
+    rgb_u8: np.ndarray  # [P, 3]
+    confidence: np.ndarray  # [P]
+    provenance: np.ndarray  # [P]
+    keyframe_ids: np.ndarray  # [P]
+
+    def __post_init__(self) -> None:
+        dims = check_shape("cloud points", self.points, "P", 3)
+        check_shape("cloud rgb_u8", self.rgb_u8, "P", 3, dims=dims)
+        for name in ("confidence", "provenance", "keyframe_ids"):
+            check_shape(f"cloud {name}", getattr(self, name), "P", dims=dims)
+
+    def __len__(self) -> int:
+        return int(self.points.shape[0])
+
+    def select(self, mask: np.ndarray) -> PointCloud:
+        """The points where mask [P] (bool or indices) says so."""
+        return PointCloud(**{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
+
+    @classmethod
+    def empty(cls) -> PointCloud:
+        """A cloud without points."""
+        return cls(
+            points=np.zeros((0, 3), np.float32),
+            rgb_u8=np.zeros((0, 3), np.uint8),
+            confidence=np.zeros(0, np.float32),
+            provenance=np.zeros(0, np.uint8),
+            keyframe_ids=np.zeros(0, np.uint32),
+        )
+
+    @classmethod
+    def concatenate(cls, clouds: Sequence[PointCloud]) -> PointCloud:
+        """All points of several clouds, in order."""
+        return cls(
+            **{n: np.concatenate([getattr(c, n) for c in (cls.empty(), *clouds)]) for n in cls.__dataclass_fields__}
+        )
