@@ -1,0 +1,1 @@
+"""Verbs: stateless functions on core's nouns, batched by leading dimensions."""

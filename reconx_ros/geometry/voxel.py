@@ -1,0 +1,40 @@
+"""Voxel thinning of clouds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reconx_ros.core import InvalidInputError, PointCloud
+
+
+def thin_indices(points: np.ndarray, confidence: np.ndarray, voxel_size: float) -> np.ndarray:
+    """Index of the most confident point of every occupied voxel.
+
+    Args:
+        points: [P, 3] in any unit.
+        confidence: [P]; of equally confident points the first wins.
+        voxel_size: edge length in the unit of the points.
+
+    Returns:
+        [Q] rising indices, Q <= P.
+
+    Raises:
+        InvalidInputError: when voxel_size is not positive and finite.
+    """
+    if not (np.isfinite(voxel_size) and voxel_size > 0):
+        raise InvalidInputError(f"voxel size is {voxel_size}, expected a positive number")
+    if not len(points):
+        return np.zeros(0, np.int64)
+    cells = np.floor(np.asarray(points, np.float64) / voxel_size).astype(np.int64)
+    cells -= cells.min(axis=0)
+    spans = cells.max(axis=0) + 1
+    keys = (cells[:, 0] * spans[1] + cells[:, 1]) * spans[2] + cells[:, 2]
+    order = np.lexsort((np.arange(len(keys)), -np.asarray(confidence, np.float64), keys))
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[order][1:] != keys[order][:-1]
+    return np.sort(order[first])
+
+
+def thin_cloud(cloud: PointCloud, voxel_size: float) -> PointCloud:
+    """Keep the most confident point of every voxel, in the cloud's order; see ``thin_indices``."""
+    return cloud.select(thin_indices(cloud.points, cloud.confidence, voxel_size))
