@@ -1,0 +1,160 @@
+"""How much of what a camera sees the map explains, and when that is too little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reconx_ros.core import SE3, PinholeCamera, PointCloud
+from reconx_ros.pipeline.config import CoverageConfig
+
+_OCCLUSION_SLACK = 1.2  # a point this much farther than the nearest of its cell still belongs to the visible surface
+_MAX_POINTS = 80_000  # coverage needs no more, and stays a few milliseconds per view
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewCoverage:
+    """Coverage of one view.
+
+    Attributes:
+        cells: [grid_height, grid_width] bool, True where the map explains the cell.
+        median_depth: median z-depth of the map points seen; None when there are none.
+    """
+
+    cells: np.ndarray  # [gh, gw]
+    median_depth: float | None
+
+    @property
+    def fraction(self) -> float:
+        """Share of covered cells in [0, 1]."""
+        return float(self.cells.mean())
+
+
+class CoverageModel:
+    """Confident geometry together with the places it was seen from."""
+
+    def __init__(self, config: CoverageConfig) -> None:
+        self._config = config
+        self._points = np.zeros((0, 3))
+        self._centres = np.zeros((0, 3))
+
+    def set_map(self, cloud: PointCloud, keyframe_poses: dict[int, SE3]) -> None:
+        """Replace the map.
+
+        Args:
+            cloud: observed and generated points; those below the configured confidence are ignored.
+            keyframe_poses: world_from_cam of every keyframe the cloud names; points of others are ignored.
+        """
+        known = np.isin(cloud.keyframe_ids, list(keyframe_poses))
+        chosen = np.flatnonzero(known & (cloud.confidence >= self._config.min_confidence))
+        if len(chosen) > _MAX_POINTS:
+            chosen = chosen[np.linspace(0, len(chosen) - 1, _MAX_POINTS).astype(np.int64)]
+        self._points = cloud.points[chosen].astype(np.float64)
+        self._centres = np.zeros((len(chosen), 3))
+        ids = cloud.keyframe_ids[chosen]
+        for keyframe_id in np.unique(ids):
+            self._centres[ids == keyframe_id] = keyframe_poses[int(keyframe_id)].translation
+
+    def view(self, camera: PinholeCamera, world_from_cam: SE3) -> ViewCoverage:
+        """Coverage of one view.
+
+        A cell is covered when enough points of the visible surface fall into it that were mapped from a similar
+        direction (``max_angle_deg``) and distance (``max_distance_ratio``).
+        """
+        config = self._config
+        cells = np.zeros(config.grid_height * config.grid_width, bool)
+        index, z, chosen = self._project(camera, world_from_cam)
+        shape = (config.grid_height, config.grid_width)
+        if not len(z):
+            return ViewCoverage(cells=cells.reshape(shape), median_depth=None)
+        nearest = np.full(cells.size, np.inf)
+        np.minimum.at(nearest, index, z)
+        visible = z <= _OCCLUSION_SLACK * nearest[index]
+        similar = self._seen_similarly(chosen, world_from_cam.translation)
+        counts = np.bincount(index[visible & similar], minlength=cells.size)
+        return ViewCoverage(
+            cells=(counts >= config.min_points).reshape(shape), median_depth=float(np.median(z[visible]))
+        )
+
+    def _project(self, camera: PinholeCamera, pose: SE3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        points = pose.inverse().apply(self._points)
+        z = points[:, 2]
+        front = np.flatnonzero(z > 1e-6)
+        z = z[front]
+        u = points[front, 0] / z * camera.fx + camera.cx
+        v = points[front, 1] / z * camera.fy + camera.cy
+        column = np.floor((u + 0.5) / camera.width * self._config.grid_width)
+        row = np.floor((v + 0.5) / camera.height * self._config.grid_height)
+        inside = (column >= 0) & (column < self._config.grid_width) & (row >= 0) & (row < self._config.grid_height)
+        index = (row[inside] * self._config.grid_width + column[inside]).astype(np.int64)
+        return index, z[inside], front[inside]
+
+    def _seen_similarly(self, chosen: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        points = self._points[chosen]
+        now, then = points - centre, points - self._centres[chosen]
+        distance_now = np.linalg.norm(now, axis=1)
+        distance_then = np.linalg.norm(then, axis=1)
+        cosine = (now * then).sum(axis=1) / np.maximum(distance_now * distance_then, 1e-12)
+        ratio = distance_now / np.maximum(distance_then, 1e-12)
+        limit = self._config.max_distance_ratio
+        near_direction = cosine >= np.cos(np.radians(self._config.max_angle_deg))
+        return near_direction & (ratio <= limit) & (ratio >= 1 / limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerDecision:
+    """Whether to reconstruct now, and why or why not."""
+
+    fire: bool
+    reason: str
+
+
+class CoverageTrigger:
+    """Fires when coverage is poor; hysteresis and cooldown keep it from firing over and over.
+
+    After firing it is disarmed until coverage has risen above ``rearm_above``, or until ``min_new_keyframes`` have
+    come in since: what cannot be mapped (a blank wall) does not fire again by itself, new content does.
+    """
+
+    def __init__(self, config: CoverageConfig) -> None:
+        self._config = config
+        self._armed = True
+        self._running = False
+        self._last_end_ns: int | None = None
+
+    def configure(self, config: CoverageConfig) -> None:
+        """Take over changed thresholds; whether armed or running stays."""
+        self._config = config
+
+    def decide(self, coverage: float, keyframes: int, new_keyframes: int, stamp_ns: int) -> TriggerDecision:
+        """Decide for the present coverage.
+
+        Args:
+            coverage: mean of the recent views in [0, 1].
+            keyframes: keyframes with a pose in the buffer.
+            new_keyframes: those that no reconstruction has used.
+            stamp_ns: time of the newest frame.
+        """
+        config = self._config
+        if self._running:
+            return TriggerDecision(fire=False, reason="a reconstruction is running")
+        if coverage >= config.rearm_above or new_keyframes >= config.min_new_keyframes:
+            self._armed = True
+        if keyframes < config.min_keyframes:
+            return TriggerDecision(fire=False, reason=f"{keyframes} of {config.min_keyframes} keyframes collected")
+        if coverage >= config.trigger_below:
+            return TriggerDecision(fire=False, reason=f"coverage {coverage:.2f} is enough")
+        if not self._armed or new_keyframes < 1:
+            return TriggerDecision(fire=False, reason="nothing new since the last reconstruction")
+        if self._last_end_ns is not None and 0 <= stamp_ns - self._last_end_ns < config.cooldown_s * 1e9:
+            return TriggerDecision(fire=False, reason=f"cooling down for {config.cooldown_s:g} s")
+        return TriggerDecision(fire=True, reason=f"coverage {coverage:.2f} is below {config.trigger_below:g}")
+
+    def started(self) -> None:
+        """A reconstruction began."""
+        self._running, self._armed = True, False
+
+    def finished(self, stamp_ns: int) -> None:
+        """A reconstruction ended, well or not, at the time of the newest frame."""
+        self._running, self._last_end_ns = False, stamp_ns

@@ -1,0 +1,268 @@
+"""The robot's side of mapping, free of ROS: keyframe buffer, map, coverage and trigger.
+
+Not thread-safe: one thread owns a Mapper. All work here is light (milliseconds per frame).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera, PointCloud, Provenance
+from reconx_ros.geometry.voxel import thin_cloud
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.coverage import CoverageModel, CoverageTrigger, TriggerDecision, ViewCoverage
+from reconx_ros.pipeline.keyframes import KeyframePolicy, KeyframeVerdict, most_redundant, view_overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameDecision:
+    """What became of a frame: the keyframe made of it, or why it was not kept."""
+
+    kept: bool
+    reason: str
+    keyframe: Keyframe | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoverageReport:
+    """Coverage now.
+
+    Attributes:
+        mean: of the recent views, in [0, 1]; what the trigger looks at.
+        current: of the newest view.
+        cells: [grid_height, grid_width] bool of the newest view.
+        per_keyframe: keyframe id to coverage, for the keyframes in the buffer.
+    """
+
+    mean: float
+    current: float
+    cells: np.ndarray  # [gh, gw]
+    per_keyframe: dict[int, float]
+
+
+class Mapper:
+    """Keeps the keyframes worth keeping and the map made from them, and knows when more is needed."""
+
+    def __init__(self, config: ReconxConfig) -> None:
+        self._config = config
+        self._next_id = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._policy = KeyframePolicy(self._config.keyframes)
+        self._model = CoverageModel(self._config.coverage)
+        self._trigger = CoverageTrigger(self._config.coverage)
+        self._keyframes: list[Keyframe] = []
+        self._map: dict[int, PointCloud] = {}
+        self._map_poses: dict[int, SE3] = {}
+        self._current: tuple[PinholeCamera, SE3] | None = None
+        self._used: set[int] = set()
+        self._coverage: dict[int, float] = {}
+        self._current_coverage: ViewCoverage | None = None
+        self.frames_in = 0
+        self.frames_not_kept: Counter[str] = Counter()
+        self.reconstructions = 0
+
+    @property
+    def keyframes(self) -> tuple[Keyframe, ...]:
+        """Keyframes in the buffer, oldest first."""
+        return tuple(self._keyframes)
+
+    def configure(self, config: ReconxConfig) -> None:
+        """Take over changed (dynamic) parameters; keyframes and map stay."""
+        self._config = config
+        self._policy = KeyframePolicy(config.keyframes)
+        self._model = CoverageModel(config.coverage)
+        self._trigger.configure(config.coverage)
+        self._map_changed()
+
+    def add_frame(self, frame: Frame) -> FrameDecision:
+        """Look at a new frame: update coverage, keep it if it shows something new."""
+        self.frames_in += 1
+        depth = None
+        if frame.world_from_cam is not None:
+            self._current = (frame.camera, frame.world_from_cam)
+            self._current_coverage = self._model.view(*self._current)
+            depth = self._current_coverage.median_depth
+        verdict = self._policy.judge(frame, self._keyframes, depth)
+        if not verdict.keep:
+            self.frames_not_kept[verdict.reason.split(" ", 1)[0]] += 1
+            return FrameDecision(kept=False, reason=verdict.reason)
+        keyframe = self._keep(frame, verdict, depth)
+        return FrameDecision(kept=True, reason=verdict.reason, keyframe=keyframe)
+
+    def _keep(self, frame: Frame, verdict: KeyframeVerdict, depth: float | None) -> Keyframe:
+        keyframe = Keyframe(
+            id=self._next_id,
+            frame=frame,
+            sharpness=verdict.sharpness,
+            overlap=verdict.overlap,
+            reason=verdict.reason,
+        )
+        self._next_id += 1
+        self._keyframes.append(keyframe)
+        if self._current_coverage is not None and frame.world_from_cam is not None:
+            self._coverage[keyframe.id] = self._current_coverage.fraction
+        if len(self._keyframes) > self._config.keyframes.max_buffer:
+            dropped = self._keyframes.pop(
+                most_redundant(self._keyframes, depth or self._config.keyframes.assumed_depth)
+            )
+            self._coverage.pop(dropped.id, None)
+        return keyframe
+
+    def coverage(self) -> CoverageReport:
+        """Coverage of the recent keyframes and the newest view; zeros before the first posed frame."""
+        config = self._config.coverage
+        recent = [self._coverage[k.id] for k in self._keyframes if k.id in self._coverage]
+        recent = recent[-(config.recent_views - 1) :] if config.recent_views > 1 else []
+        view = self._current_coverage
+        values = recent + ([view.fraction] if view is not None else [])
+        cells = view.cells if view is not None else np.zeros((config.grid_height, config.grid_width), bool)
+        return CoverageReport(
+            mean=float(np.mean(values)) if values else 0.0,
+            current=view.fraction if view is not None else 0.0,
+            cells=cells,
+            per_keyframe=dict(self._coverage),
+        )
+
+    def should_reconstruct(self, stamp_ns: int) -> TriggerDecision:
+        """Ask the trigger, at the time of the newest frame."""
+        posed = [k for k in self._keyframes if k.frame.world_from_cam is not None]
+        new = [k for k in posed if k.id not in self._used]
+        return self._trigger.decide(self.coverage().mean, len(posed), len(new), stamp_ns)
+
+    def job_keyframes(self) -> list[Keyframe]:
+        """The keyframes for the next reconstruction: the new ones and those of the old that overlap them most.
+
+        Raises:
+            InvalidInputError: with fewer than two keyframes that have a pose.
+        """
+        posed = [k for k in self._keyframes if k.frame.world_from_cam is not None]
+        if len(posed) < 2:
+            raise InvalidInputError(f"the map has {len(posed)} keyframe with a pose, a reconstruction needs at least 2")
+        limit = self._config.keyframes.max_per_job
+        if len(posed) <= limit:
+            return posed
+        new = [k for k in posed if k.id not in self._used][-limit:]
+        old = [k for k in posed if k not in new]
+        depth = self._scene_depth()
+        old.sort(key=lambda k: -self._overlap_with(k, new or posed[-1:], depth))
+        chosen = {k.id for k in new + old[: limit - len(new)]}
+        return [k for k in posed if k.id in chosen]
+
+    def _scene_depth(self) -> float:
+        depth = self._current_coverage.median_depth if self._current_coverage is not None else None
+        return depth if depth is not None else self._config.keyframes.assumed_depth
+
+    @staticmethod
+    def _overlap_with(keyframe: Keyframe, others: Sequence[Keyframe], depth: float) -> float:
+        pose = keyframe.frame.world_from_cam
+        assert pose is not None
+        return max(
+            view_overlap(keyframe.frame.camera, o.frame.world_from_cam.inverse() @ pose, depth)
+            for o in others
+            if o.frame.world_from_cam is not None
+        )
+
+    def job_started(self, keyframes: Sequence[Keyframe]) -> None:
+        """A reconstruction of these keyframes began."""
+        self._used |= {k.id for k in keyframes}
+        self._trigger.started()
+
+    def job_finished(self, stamp_ns: int, *, succeeded: bool) -> None:
+        """The reconstruction ended, at the time of the newest frame."""
+        self._trigger.finished(stamp_ns)
+        self.reconstructions += int(succeeded)
+
+    def integrate(self, cloud: PointCloud, keyframe_poses: dict[int, SE3]) -> None:
+        """Take a result into the map: it replaces the points of the keyframes it names, all others stay."""
+        for keyframe_id, pose in keyframe_poses.items():
+            self._map[keyframe_id] = cloud.select(cloud.keyframe_ids == keyframe_id)
+            self._map_poses[keyframe_id] = pose
+        self._map_changed()
+
+    def _map_changed(self) -> None:
+        everything = PointCloud.concatenate([self._map[i] for i in sorted(self._map)])
+        self._model.set_map(everything, self._map_poses)
+        for keyframe in self._keyframes:
+            pose = keyframe.frame.world_from_cam
+            if pose is not None:
+                self._coverage[keyframe.id] = self._model.view(keyframe.frame.camera, pose).fraction
+        if self._current is not None:
+            self._current_coverage = self._model.view(*self._current)
+
+    def cloud(self) -> PointCloud:
+        """The map as it is exported: confident, observed unless configured otherwise, thinned and bounded."""
+        output = self._config.output
+        cloud = PointCloud.concatenate([self._map[i] for i in sorted(self._map)])
+        keep = cloud.confidence >= output.min_confidence
+        if not output.include_generated:
+            keep &= cloud.provenance == int(Provenance.OBSERVED)
+        cloud = cloud.select(keep)
+        if output.voxel_size > 0:
+            cloud = thin_cloud(cloud, output.voxel_size)
+        if len(cloud) > output.max_points:
+            cloud = cloud.select(np.linspace(0, len(cloud) - 1, output.max_points).astype(np.int64))
+        return cloud
+
+    @property
+    def map_poses(self) -> dict[int, SE3]:
+        """world_from_cam of every keyframe that has points in the map."""
+        return dict(self._map_poses)
+
+    def full_cloud(self) -> PointCloud:
+        """Everything in the map, unfiltered: what save_map stores."""
+        return PointCloud.concatenate([self._map[i] for i in sorted(self._map)])
+
+    def restore(self, cloud: PointCloud, keyframe_poses: dict[int, SE3]) -> None:
+        """Replace the map by a saved one; new keyframes get ids above the saved ones."""
+        self._map, self._map_poses = {}, {}
+        self._next_id = max([self._next_id, *(i + 1 for i in keyframe_poses)])
+        self.integrate(cloud, keyframe_poses)
+
+    def score_views(self, camera: PinholeCamera, poses: Sequence[SE3]) -> list[tuple[float, float]]:
+        """(expected gain, coverage) of each camera pose: the share of its image that the map does not explain yet."""
+        fractions = [self._model.view(camera, pose).fraction for pose in poses]
+        return [(1.0 - f, f) for f in fractions]
+
+    def reset(self) -> None:
+        """Forget keyframes and map; ids keep rising."""
+        self._start()
+
+
+def stored_frame(frame: Frame, max_size: int) -> Frame:
+    """A frame shrunk for the keyframe buffer, its camera with it; returned as it is when small enough.
+
+    Colour is averaged over areas (integer factors exactly), depth is sampled, never mixed.
+    """
+    camera = frame.camera.fitted_to(max_size)
+    if camera.size == frame.camera.size:
+        return frame
+    rows = np.linspace(-0.5, frame.camera.height - 0.5, camera.height + 1)
+    columns = np.linspace(-0.5, frame.camera.width - 0.5, camera.width + 1)
+    rgb = _area_mean(_area_mean(frame.rgb_u8.astype(np.float32), rows, 0), columns, 1)
+    depth = None
+    if frame.depth_m is not None:
+        centre_rows = np.round((rows[1:] + rows[:-1]) / 2).astype(int)
+        centre_columns = np.round((columns[1:] + columns[:-1]) / 2).astype(int)
+        depth = np.ascontiguousarray(frame.depth_m[np.ix_(centre_rows, centre_columns)])
+    return replace(frame, rgb_u8=np.round(rgb).clip(0, 255).astype(np.uint8), camera=camera, depth_m=depth)
+
+
+def _area_mean(values: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of piecewise-constant samples between edges (pixel i spans [i - 0.5, i + 0.5])."""
+    integral = np.concatenate(
+        [np.zeros_like(values.take([0], axis)), np.cumsum(values, axis=axis, dtype=np.float64)], axis=axis
+    )
+    position = edges + 0.5
+    low = np.clip(np.floor(position).astype(int), 0, values.shape[axis] - 1)
+    shape = [1] * values.ndim
+    shape[axis] = len(edges)
+    fraction = (position - low).reshape(shape)
+    at_edges = integral.take(low, axis) * (1 - fraction) + integral.take(low + 1, axis) * fraction
+    widths = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    return np.diff(at_edges, axis=axis) / widths

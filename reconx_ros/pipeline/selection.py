@@ -1,0 +1,59 @@
+"""What ``auto`` means: device and backends are chosen here, logged with the reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from reconx_ros.core import BackendUnavailableError, ConfigError, Keyframe
+from reconx_ros.core.registry import create
+from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.diffusion.base import ViewGenerator
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pointmap import base as pointmap_base
+from reconx_ros.pointmap.base import PointmapBackend
+
+_log = logging.getLogger(__name__)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a configured name; ``auto`` takes CUDA when torch sees a GPU.
+
+    Raises:
+        ConfigError: for a name torch does not know.
+        BackendUnavailableError: for a CUDA device that is not there.
+    """
+    if name == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+        _log.info("device auto: %s (%s)", chosen, "a CUDA GPU is visible" if chosen == "cuda" else "no CUDA GPU visible")
+        return torch.device(chosen)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is '{name}', expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailableError(f"device is '{name}', but torch sees {torch.cuda.device_count()} CUDA GPUs")
+    return device
+
+
+def choose_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> PointmapBackend:
+    """The stage-1 backend for these keyframes."""
+    name = config.pointmap.backend
+    if name == "auto":
+        has_depth = config.pointmap.use_depth and all(k.frame.depth_m is not None for k in keyframes)
+        name = "depth_sensor" if has_depth else "multiview"
+        _log.info("pointmap backend auto: %s (%s)", name, "all have depth" if has_depth else "depth from several views")
+    backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
+    return backend
+
+
+def choose_generator(config: ReconxConfig) -> ViewGenerator:
+    """The stage-2 backend."""
+    name = config.diffusion.backend
+    if name == "auto":
+        name = "warp"
+        _log.info("diffusion backend auto: warp (no weights of a video model are configured; nothing is generated)")
+    generator: ViewGenerator = create(diffusion_base.registry(), name, kind="diffusion backend")
+    return generator
