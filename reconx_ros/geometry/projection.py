@@ -27,8 +27,8 @@ def camera_rays(camera: PinholeCamera, *, device: torch.device | str = "cpu") ->
 
 def transform_points(a_from_b: SE3, points_b: torch.Tensor) -> torch.Tensor:
     """Map points [..., 3] from frame b to frame a, in the points' own type and device."""
-    rotation = torch.as_tensor(a_from_b.rotation, dtype=points_b.dtype, device=points_b.device)
-    translation = torch.as_tensor(a_from_b.translation, dtype=points_b.dtype, device=points_b.device)
+    rotation = torch.tensor(a_from_b.rotation, dtype=points_b.dtype, device=points_b.device)
+    translation = torch.tensor(a_from_b.translation, dtype=points_b.dtype, device=points_b.device)
     return points_b @ rotation.T + translation
 
 
