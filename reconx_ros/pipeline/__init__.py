@@ -1,0 +1,1 @@
+"""The stages joined: configuration, keyframes, coverage, reconstruction, result folder."""

@@ -17,11 +17,25 @@ class KeyframeConfig(Settings):
     max_buffer: int = setting(64, "Keyframes held in memory; the most redundant is dropped first.", ge=2, le=4096)
     max_per_job: int = setting(12, "Keyframes sent to one reconstruction.", ge=2, le=128, dynamic=True)
     max_size: int = setting(640, "Longer side at which keyframe images are stored.", unit="px", ge=32, le=4096)
-    max_overlap: float = setting(0.8, "A frame that shares more than this with the last keyframe is not kept.", ge=0.0, le=1.0, dynamic=True)
-    min_rotation_deg: float = setting(15.0, "Turn of the camera that makes a keyframe by itself.", unit="deg", ge=0.0, le=180.0, dynamic=True)
-    min_baseline_ratio: float = setting(0.15, "Move of the camera, over the median scene depth, that makes a keyframe by itself.", ge=0.0, dynamic=True)
-    min_sharpness_ratio: float = setting(0.5, "Sharpness, relative to the recent median, below which a frame is too blurred.", ge=0.0, le=1.0, dynamic=True)
-    assumed_depth: float = setting(2.5, "Median scene depth assumed before the first reconstruction.", unit="world unit", ge=1e-3)
+    max_overlap: float = setting(
+        0.8, "A frame that shares more than this with the last keyframe is not kept.", ge=0.0, le=1.0, dynamic=True
+    )
+    min_rotation_deg: float = setting(
+        15.0, "Turn of the camera that makes a keyframe by itself.", unit="deg", ge=0.0, le=180.0, dynamic=True
+    )
+    min_baseline_ratio: float = setting(
+        0.15, "Move of the camera, over the median scene depth, that makes a keyframe by itself.", ge=0.0, dynamic=True
+    )
+    min_sharpness_ratio: float = setting(
+        0.5,
+        "Sharpness, relative to the recent median, below which a frame is too blurred.",
+        ge=0.0,
+        le=1.0,
+        dynamic=True,
+    )
+    assumed_depth: float = setting(
+        2.5, "Median scene depth assumed before the first reconstruction.", unit="world unit", ge=1e-3
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +45,27 @@ class CoverageConfig(Settings):
     grid_width: int = setting(32, "Columns of the coarse image grid.", ge=2, le=512)
     grid_height: int = setting(24, "Rows of the coarse image grid.", ge=2, le=512)
     recent_views: int = setting(8, "Views whose mean coverage decides.", ge=1, le=256, dynamic=True)
-    min_confidence: float = setting(0.5, "Confidence from which a point explains what is seen.", ge=0.0, le=1.0, dynamic=True)
-    max_angle_deg: float = setting(40.0, "Largest angle between the present and the mapping view of a point.", unit="deg", ge=1.0, le=180.0, dynamic=True)
-    max_distance_ratio: float = setting(2.0, "Largest ratio between the present and the mapping distance of a point.", ge=1.0, le=100.0, dynamic=True)
+    min_confidence: float = setting(
+        0.5, "Confidence from which a point explains what is seen.", ge=0.0, le=1.0, dynamic=True
+    )
+    max_angle_deg: float = setting(
+        40.0,
+        "Largest angle between the present and the mapping view of a point.",
+        unit="deg",
+        ge=1.0,
+        le=180.0,
+        dynamic=True,
+    )
+    max_distance_ratio: float = setting(
+        2.0, "Largest ratio between the present and the mapping distance of a point.", ge=1.0, le=100.0, dynamic=True
+    )
     trigger_below: float = setting(0.6, "Coverage below which a reconstruction starts.", ge=0.0, le=1.0, dynamic=True)
     rearm_above: float = setting(0.75, "Coverage above which the trigger is armed again.", ge=0.0, le=1.0, dynamic=True)
     cooldown_s: float = setting(3.0, "Least time between two reconstructions.", unit="s", ge=0.0, dynamic=True)
     min_keyframes: int = setting(4, "Keyframes needed before the first reconstruction.", ge=2, le=128, dynamic=True)
-    min_new_keyframes: int = setting(3, "Keyframes since the last reconstruction that make a further one worth it.", ge=1, le=128, dynamic=True)
+    min_new_keyframes: int = setting(
+        3, "Keyframes since the last reconstruction that make a further one worth it.", ge=1, le=128, dynamic=True
+    )
     min_points: int = setting(3, "Points that must fall into a cell of the grid to explain it.", ge=1, le=10000)
 
 
@@ -47,8 +74,12 @@ class OutputConfig(Settings):
     """What is published and written."""
 
     min_confidence: float = setting(0.5, "Confidence from which a point is exported.", ge=0.0, le=1.0, dynamic=True)
-    include_generated: bool = setting(False, "Put points made up by a model into the cloud, flagged as such.", dynamic=True)
-    voxel_size: float = setting(0.0, "Edge of the voxels the cloud is thinned to; 0 keeps every point.", unit="world unit", ge=0.0, dynamic=True)
+    include_generated: bool = setting(
+        False, "Put points made up by a model into the cloud, flagged as such.", dynamic=True
+    )
+    voxel_size: float = setting(
+        0.0, "Edge of the voxels the cloud is thinned to; 0 keeps every point.", unit="world unit", ge=0.0, dynamic=True
+    )
     max_points: int = setting(1000000, "Upper bound on the points of the cloud.", ge=1, dynamic=True)
     novel_views: int = setting(12, "Pictures rendered along the path.", ge=0, le=512)
     novel_view_size: int = setting(320, "Longer side of the rendered pictures.", unit="px", ge=16, le=4096)
@@ -58,19 +89,50 @@ class OutputConfig(Settings):
 class RosConfig(Settings):
     """Topics, frames and timing of the nodes."""
 
-    cameras: tuple[str, ...] = setting(("",), "Namespaces of the cameras; an empty one subscribes to image and camera_info.")
+    cameras: tuple[str, ...] = setting(
+        ("",), "Namespaces of the cameras; an empty one subscribes to image and camera_info."
+    )
     image_transport: str = setting("raw", "How images arrive.", choices=("raw", "compressed"))
     use_depth: bool = setting(False, "Subscribe to depth images.")
+    depth_transport: str = setting("raw", "How depth images arrive.", choices=("raw", "compressedDepth"))
+    depth_tolerance_s: float = setting(
+        0.02, "Largest difference between the stamps of an image and its depth.", unit="s", ge=0.0, dynamic=True
+    )
+    rectified: bool = setting(
+        False, "Images are rectified already: the projection matrix P is their camera, distortion is ignored."
+    )
     map_frame: str = setting("map", "Frame the map is built in.")
     optical_frame: str = setting("", "Camera frame; empty takes the one of the image header.")
     pose_source: str = setting("tf", "Where poses come from.", choices=("tf", "odometry", "none"))
+    metric_poses: bool = setting(True, "Lengths of the poses are metres.")
     tf_timeout_s: float = setting(2.0, "Longest time a frame waits for its transform.", unit="s", ge=0.0, dynamic=True)
     queue_size: int = setting(10, "Frames that may wait for their transform or camera_info.", ge=1, le=1000)
     status_period_s: float = setting(0.5, "Time between two status messages.", unit="s", ge=0.01)
+    input_timeout_s: float = setting(
+        5.0, "Silence of a topic after which a warning names it.", unit="s", ge=0.1, dynamic=True
+    )
     server: str = setting("reconstruction_server", "Name of the reconstruction server's node.")
+    server_timeout_s: float = setting(
+        30.0, "Silence of the server after which a running job is given up.", unit="s", ge=1.0, dynamic=True
+    )
+    retry_s: float = setting(
+        2.0, "First wait before a failed job is tried again; doubles up to a minute.", unit="s", ge=0.05, dynamic=True
+    )
     autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
     jpeg_quality: int = setting(92, "Quality of the keyframe images sent to the server.", ge=1, le=100, dynamic=True)
-    output_dir: str = setting("", "Folder in which the server writes results; empty takes a temporary one.")
+    output_dir: str = setting(
+        "", "Folder in which the server writes results, and the node its maps; empty takes a temporary one."
+    )
+    keep_results: int = setting(20, "Result folders that the server keeps; the oldest of its own are removed.", ge=1)
+    worker_nice: int = setting(
+        5, "Niceness of the server's worker process: higher leaves more time to other nodes.", ge=0, le=19
+    )
+    worker_target: str = setting(
+        "", "Function that runs a job in the worker process, as module:function; empty takes the reconstruction itself."
+    )
+    cancel_timeout_s: float = setting(
+        10.0, "Time a cancelled job has to stop before its worker process is ended.", unit="s", ge=0.1, dynamic=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
-        _log.info("device auto: %s (%s)", chosen, "a CUDA GPU is visible" if chosen == "cuda" else "no CUDA GPU visible")
+        _log.info(
+            "device auto: %s (%s)", chosen, "a CUDA GPU is visible" if chosen == "cuda" else "no CUDA GPU visible"
+        )
         return torch.device(chosen)
     try:
         device = torch.device(name)

@@ -1,0 +1,1 @@
+"""The ``reconx`` command: one module per subcommand."""

@@ -1,0 +1,158 @@
+"""``reconx reconstruct``: a scene folder to a result folder, without ROS."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reconx_ros.cli.common import (
+    EXIT_OK,
+    Progress,
+    add_common_arguments,
+    add_config_arguments,
+    headlines,
+    load_config,
+    print_table,
+    writable_folder,
+    write_json,
+)
+from reconx_ros.core import InvalidInputError, Job, Keyframe
+from reconx_ros.io.scenes import Scene, read_scene
+from reconx_ros.pipeline.keyframes import sharpness
+from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
+from reconx_ros.pipeline.result import save_reconstruction
+
+_POSE_KEYS = {"given": "c2w", "odometry": "c2w_dataset"}
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``reconstruct`` to the commands."""
+    parser = commands.add_parser(
+        "reconstruct",
+        help="reconstruct a scene folder, without ROS",
+        description="Reconstruct a scene folder (images/ and cameras.json) from a few of its images.",
+        epilog="example: reconx reconstruct scenes/kitchen --views 6 --poses given --out out/kitchen",
+    )
+    parser.add_argument("input", type=Path, help="scene folder")
+    parser.add_argument(
+        "--views", type=int, default=6, help="number of input images (the scene's own split where it has one)"
+    )
+    parser.add_argument(
+        "--poses",
+        choices=("given", "odometry"),
+        default="given",
+        help="which poses of cameras.json: c2w or c2w_dataset",
+    )
+    parser.add_argument(
+        "--use-depth", action="store_true", help="use the scene's sensor depth instead of withholding it"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out/reconstruction"), help="result folder")
+    add_config_arguments(parser)
+    add_common_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reconstruct, save, summarise."""
+    config = load_config(arguments)
+    scene = read_scene(arguments.input, poses=_POSE_KEYS[arguments.poses])
+    keyframes = scene_keyframes(scene, arguments.views, use_depth=arguments.use_depth)
+    folder = writable_folder(arguments.out)
+    progress = Progress(quiet=arguments.quiet)
+    started = time.perf_counter()
+    result = Reconstructor(config).run(
+        keyframes, metric_poses=scene.metric_scale, job=Job(stage="reconstruct", on_progress=progress)
+    )
+    progress.close()
+    save_reconstruction(result, folder)
+    summary = {
+        **result.report,
+        "input": str(arguments.input),
+        "inputs": [scene.names[k.id] for k in keyframes],
+        "out": str(folder),
+        "seconds": time.perf_counter() - started,
+        "depth": depth_errors(result, scene),
+    }
+    draw(result, folder, title=f"{arguments.input.name}, {len(keyframes)} views", report=summary)
+    _print(summary)
+    if arguments.json:
+        write_json(arguments.json, summary)
+    return EXIT_OK
+
+
+def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyframe]:
+    """The scene's own split of that size, or images spread evenly over it; ids are indices into the scene.
+
+    Raises:
+        InvalidInputError: when the scene has fewer images, or count is below 2.
+    """
+    if not 2 <= count <= len(scene.frames):
+        raise InvalidInputError(f"--views is {count}, expected 2 to {len(scene.frames)}, the images of the scene")
+    split = scene.splits.get(str(count))
+    spread = np.linspace(0, len(scene.frames) - 1, count).round().astype(int)
+    names = split.inputs if split is not None else [scene.names[i] for i in spread]
+    frames = [scene.frame(name) if use_depth else replace(scene.frame(name), depth_m=None) for name in names]
+    return [
+        Keyframe(id=scene.names.index(name), frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
+        for name, frame in zip(names, frames, strict=True)
+    ]
+
+
+def depth_errors(result: Reconstruction, scene: Scene) -> dict[str, float] | None:
+    """Relative depth errors of the confident pixels against the scene's (withheld) depth; None without any."""
+    from reconx_ros.evaluation.depth import depth_statistics, relative_depth_errors
+
+    errors = []
+    for view in result.views.views:
+        truth = scene.frames[view.keyframe_id].depth_m
+        if truth is not None:
+            errors.append(relative_depth_errors(view, truth, min_confidence=0.5))
+    return depth_statistics(np.concatenate(errors)) if errors else None
+
+
+def draw(result: Reconstruction, folder: Path, *, title: str, report: dict[str, Any]) -> None:
+    """overview.png and report.html of a result."""
+    from reconx_ros.viz.overview import overview_of
+    from reconx_ros.viz.pages import write_pages
+
+    novel = result.novel_views
+    data = overview_of(
+        result.views,
+        [v.rgb_u8 for v in novel],
+        [v.world_from_cam for v in novel],
+        result.cloud,
+        title=title,
+        lines=headlines(report),
+        depths=[v.depth for v in novel],
+        confidences=[v.confidence for v in novel],
+        provenances=[v.provenance for v in novel],
+    )
+    write_pages(folder, data, report)
+
+
+def _print(summary: dict[str, Any]) -> None:
+    unit = "m" if summary["metric_scale"] else "scene units"
+    rows = [
+        ("input images", ", ".join(summary["inputs"])),
+        ("points", f"{summary['points']:,} observed, {summary['points_generated']:,} generated ({unit})"),
+        ("confident pixels", f"{100 * summary['confident_share']:.0f} %"),
+        ("Gaussians", f"{summary['gaussians']:,}"),
+        ("PSNR on inputs", f"{summary['psnr_inputs']:.2f} dB"),
+    ]
+    if summary["depth"]:
+        depth = summary["depth"]
+        rows.append(
+            ("depth vs sensor", f"median {100 * depth['median']:.2f} %, within 2 %: {100 * depth['within_2pct']:.0f} %")
+        )
+    rows += [
+        (f"stage {s['name']}", f"{s['backend']}, {s['seconds']:.1f} s, {s['peak_mb']:.0f} MiB")
+        for s in summary["stages"]
+    ]
+    rows += [("warning", w) for w in summary["warnings"]]
+    rows.append(("result", summary["out"]))
+    print_table("reconx reconstruct", rows)

@@ -1,0 +1,111 @@
+"""What ``demo`` and ``replay`` share: parameters of the nodes, collecting and saving what was recorded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reconx_ros.cli.common import headlines
+from reconx_ros.core import PointCloud, ReconstructionError
+from reconx_ros.core.settings import to_mapping
+from reconx_ros.io.images import decode_image, write_depth, write_image
+from reconx_ros.io.ply import write_point_cloud_ply
+from reconx_ros.pipeline.config import ReconxConfig
+
+if TYPE_CHECKING:
+    from reconx_ros.cli.common import Progress
+    from reconx_ros.ros.recorder import NovelView, Recorder, Recording
+
+
+def node_parameters(config: ReconxConfig, **extra: Any) -> dict[str, Any]:
+    """Parameters of a node's YAML file from a configuration; empty lists are left out (ROS cannot type them)."""
+    return {**to_mapping(config), **extra}
+
+
+def watch_job(recorder: Recorder, progress: Progress) -> None:
+    """Show the running job's stage and fraction."""
+    status = recorder.recording.status
+    if status is not None and status.job_stage:
+        progress(f"job {status.reconstructions + 1}: {status.job_stage}", float(np.nan_to_num(status.job_fraction)), "")
+
+
+def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures every ROS run reports."""
+    from reconx_ros.ros.recorder import status_summary
+
+    last = reports[-1] if reports else {}
+    views = [v for v in recording.novel_views.values() if v.complete]
+    return {
+        **status_summary(recording.status),
+        "keyframes": len(recording.keyframes),
+        "coverage_before": recording.reconstructing_from,
+        "coverage_after": float(recording.status.coverage),
+        "points": len(recording.cloud) if recording.cloud is not None else 0,
+        "novel_views": len(views),
+        "backends": last.get("backends", {}),
+        "stages": last.get("stages", []),
+        "jobs": reports,
+        "diagnostics": recording.warnings,
+        "warnings": last.get("warnings", []),
+    }
+
+
+def save_recording(recording: Recording, server_folder: Path, out: Path) -> list[NovelView]:
+    """Write what was heard (points.ply, novel_views/) and the newest scene of the server (scene.ply, cameras.json).
+
+    Returns:
+        The complete novel views of the newest result, in order.
+
+    Raises:
+        ReconstructionError: when no cloud was ever published.
+    """
+    if recording.cloud is None:
+        status = recording.status
+        reason = status.last_error or status.state_text if status is not None else "no status was received"
+        raise ReconstructionError(f"no cloud was published: {reason}")
+    write_point_cloud_ply(out / "points.ply", recording.cloud)
+    newest = max(server_folder.glob("*/report.json"), key=lambda f: f.stat().st_mtime).parent
+    for name in ("scene.ply", "cameras.json"):
+        shutil.copyfile(newest / name, out / name)
+    shutil.rmtree(out / "novel_views", ignore_errors=True)
+    (out / "novel_views").mkdir()
+    views = newest_views(recording)
+    for index, view in enumerate(views):
+        assert view.rgb_u8 is not None
+        write_image(out / "novel_views" / f"{index:04d}.png", view.rgb_u8)
+        if view.depth_m is not None:
+            write_depth(out / "novel_views" / f"{index:04d}_depth.png", view.depth_m)
+    return views
+
+
+def draw_recording(recording: Recording, out: Path, *, title: str, report: dict[str, Any]) -> None:
+    """overview.png and report.html of what was heard."""
+    from reconx_ros.viz.overview import OverviewData
+    from reconx_ros.viz.pages import write_pages
+
+    keyframes = {i: k for i, k in sorted(recording.keyframes.items()) if k.pose is not None}
+    views = newest_views(recording)
+    depths = [v.depth_m for v in views if v.depth_m is not None]
+    data = OverviewData(
+        title=title,
+        lines=headlines(report),
+        inputs=[decode_image(k.jpeg, f"keyframe {i}") for i, k in keyframes.items()],
+        input_captions=[f"keyframe {i}" for i in keyframes],
+        novel=[v.rgb_u8 for v in views if v.rgb_u8 is not None],
+        depths=depths,
+        provenances=[v.provenance for v in views if v.provenance is not None],
+        cloud=recording.cloud if recording.cloud is not None else PointCloud.empty(),
+        input_poses=[k.pose for k in keyframes.values() if k.pose is not None],
+        novel_poses=[v.world_from_cam for v in views if v.world_from_cam is not None],
+        metric_scale=bool(recording.status.metric_scale),
+    )
+    write_pages(out, data, report)
+
+
+def newest_views(recording: Recording) -> list[NovelView]:
+    """The complete novel views of the newest result: stamps of one result lie within nanoseconds of each other."""
+    stamps = sorted(s for s, v in recording.novel_views.items() if v.complete)
+    return [recording.novel_views[s] for s in stamps if stamps[-1] - s < 1_000_000]

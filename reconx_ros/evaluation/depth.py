@@ -1,0 +1,82 @@
+"""Depth errors against a sensor or a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from reconx_ros.core import SE3, Frame, PointCloud, PointMap
+
+
+def sample_nearest(depth_m: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Depth [H, W] at pixel positions [P]; NaN outside the image and where the sensor saw nothing (0 or NaN)."""
+    height, width = depth_m.shape
+    column, row = np.round(u).astype(int), np.round(v).astype(int)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    values = np.full(np.shape(u), np.nan)
+    values[inside] = depth_m[row[inside], column[inside]]
+    values[~(values > 0)] = np.nan
+    return values
+
+
+def relative_depth_errors(view: PointMap, truth_m: np.ndarray, *, min_confidence: float) -> np.ndarray:
+    """|d - d*| / d* of the confident pixels of a pointmap that have a true depth.
+
+    Args:
+        view: pointmap; its grid may be smaller than the truth's, which is sampled at the nearest pixel.
+        truth_m: [H', W'] z-depth of the same camera, 0 or NaN where unknown.
+        min_confidence: pixels below are left out.
+
+    Returns:
+        [P] errors.
+    """
+    mask = (view.valid & (view.confidence >= min_confidence)).numpy()
+    rows, columns = np.nonzero(mask)
+    scale_u, scale_v = truth_m.shape[1] / view.camera.width, truth_m.shape[0] / view.camera.height
+    truth = sample_nearest(truth_m, (columns + 0.5) * scale_u - 0.5, (rows + 0.5) * scale_v - 0.5)
+    known = np.isfinite(truth)
+    estimate = view.depth.numpy()[mask]
+    return np.abs(estimate[known] - truth[known]) / truth[known]
+
+
+def depth_statistics(errors: np.ndarray) -> dict[str, float]:
+    """Count, mean (abs_rel), median and shares within 2 % and 5 % of relative errors; NaN where there are none."""
+    if not len(errors):
+        return {"count": 0, "abs_rel": np.nan, "median": np.nan, "within_2pct": np.nan, "within_5pct": np.nan}
+    return {
+        "count": len(errors),
+        "abs_rel": float(errors.mean()),
+        "median": float(np.median(errors)),
+        "within_2pct": float((errors <= 0.02).mean()),
+        "within_5pct": float((errors <= 0.05).mean()),
+    }
+
+
+def cloud_depth_errors(
+    cloud: PointCloud, keyframes: Mapping[int, tuple[int, SE3 | None]], frames: Iterable[Frame]
+) -> np.ndarray:
+    """|d - d*| / d* of every point of a cloud, seen from the keyframe that mapped it.
+
+    Args:
+        cloud: world points with keyframe ids.
+        keyframes: id to (stamp in ns, world_from_cam as the mapper used it).
+        frames: images with sensor depth; those whose stamp is a keyframe's are used.
+
+    Returns:
+        [P] errors of the points whose keyframe has a sensor depth there.
+    """
+    by_stamp = {stamp: (i, pose) for i, (stamp, pose) in keyframes.items() if pose is not None}
+    errors = [np.zeros(0)]
+    for frame in frames:
+        if frame.depth_m is None or frame.stamp_ns not in by_stamp:
+            continue
+        keyframe_id, pose = by_stamp[frame.stamp_ns]
+        points = pose.inverse().apply(cloud.points[cloud.keyframe_ids == keyframe_id].astype(np.float64))
+        points = points[points[:, 2] > 1e-6]
+        u = points[:, 0] / points[:, 2] * frame.camera.fx + frame.camera.cx
+        v = points[:, 1] / points[:, 2] * frame.camera.fy + frame.camera.cy
+        truth = sample_nearest(frame.depth_m, u, v)
+        known = np.isfinite(truth)
+        errors.append(np.abs(points[known, 2] - truth[known]) / truth[known])
+    return np.concatenate(errors)

@@ -1,0 +1,110 @@
+"""docs/parameters.md and config/*.yaml, made from the configuration tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reconx_ros.core.settings import Setting, Settings, updated, walk
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.presets import PRESETS, preset_values
+
+_HEADER = "made from reconx_ros/pipeline/config.py by `make docs`; a test compares them"
+
+
+def generated_files() -> dict[str, str]:
+    """Path relative to the repository, to content."""
+    files = {f"config/{name}.yaml": preset_yaml(name) for name in PRESETS}
+    files["docs/parameters.md"] = parameters_markdown()
+    return files
+
+
+def write_generated_files(root: Path) -> None:
+    """Write all generated files below a checkout."""
+    for name, content in generated_files().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+def preset_yaml(preset: str) -> str:
+    """A parameter file with every parameter of a preset, each with its sentence, for nodes and command line."""
+    config = updated(ReconxConfig(), preset_values(preset))
+    lines = [f"# Preset '{preset}': {_HEADER}.", "/**:", "  ros__parameters:"]
+    lines += _yaml_lines(config, "    ")
+    return "\n".join(lines) + "\n"
+
+
+def _yaml_lines(settings: Settings, indent: str) -> Iterator[str]:
+    for field in fields(settings):  # type: ignore[arg-type]
+        value, meta = getattr(settings, field.name), field.metadata["reconx"]
+        if isinstance(value, Settings):
+            yield f"{indent}{field.name}:  # {meta.doc}"
+            yield from _yaml_lines(value, indent + "  ")
+        else:
+            yield f"{indent}# {meta.doc}{_aside(meta)}"
+            yield f"{indent}{field.name}: {_scalar(value)}"
+
+
+def _aside(meta: Setting) -> str:
+    parts = [meta.unit] if meta.unit else []
+    limits = limits_text(meta)
+    if limits:
+        parts.append(limits)
+    return f" [{'; '.join(parts)}]" if parts else ""
+
+
+def _scalar(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True).replace("\n...", "").strip()
+
+
+def limits_text(meta: Setting) -> str:
+    """Allowed values in words, "" when there is no limit."""
+    if meta.choices is not None:
+        return ", ".join(meta.choices)
+    if meta.ge is not None and meta.le is not None:
+        return f"{meta.ge:g} to {meta.le:g}"
+    if meta.ge is not None:
+        return f"at least {meta.ge:g}"
+    return f"at most {meta.le:g}" if meta.le is not None else ""
+
+
+def parameters_markdown() -> str:
+    """One table per group of parameters."""
+    config = ReconxConfig()
+    groups: dict[str, list[str]] = {}
+    for name, value, meta in walk(config):
+        group, _, _ = name.rpartition(".")
+        changes = "yes" if meta.dynamic else "no"
+        cells = [f"`{name}`", f"`{_scalar(value)}`", meta.unit or "-", limits_text(meta) or "-", changes, meta.doc]
+        row = f"| {' | '.join(cells)} |"
+        groups.setdefault(group, []).append(row)
+    lines = [
+        "# Parameters",
+        "",
+        f"<!-- {_HEADER} -->",
+        "",
+        "The same names serve the nodes (`--params-file`), the command line (`--config`, `--set NAME=VALUE`) and the",
+        "action goal (`options_yaml`). A parameter that may change while a node runs is marked *live*; all others are",
+        "read when the node is configured. `config/*.yaml` hold every parameter of each preset.",
+    ]
+    docs = {f.name: f.metadata["reconx"].doc for f in fields(config) if isinstance(getattr(config, f.name), Settings)}
+    for group, rows in groups.items():
+        title = f"`{group}`: {docs[group][0].lower()}{docs[group][1:]}" if group else "General"
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| name | default | unit | allowed | live | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += rows
+    lines += ["", "## Presets", "", "| preset | differs from the defaults in |", "|---|---|"]
+    for preset, values in PRESETS.items():
+        text = ", ".join(f"`{k}: {_scalar(v)}`" for k, v in values.items()) or "nothing: these are the defaults"
+        lines.append(f"| `{preset}` | {text} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,42 @@
+"""Named settings. A preset is a set of overrides of the defaults; what it does not name stays."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from reconx_ros.core.errors import ConfigError
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "cpu": {},
+        "gpu": {
+            "device": "cuda",
+            "keyframes.max_per_job": 24,
+            "pointmap.max_size": 640,
+            "pointmap.planes": 192,
+            "splatting.rasterizer": "gsplat",
+            "splatting.max_gaussians": 500_000,
+            "splatting.max_size": 640,
+            "output.novel_view_size": 640,
+        },
+        "tethered": {"ros.image_transport": "compressed", "ros.jpeg_quality": 90, "output.voxel_size": 0.01},
+        "evaluation": {"output.novel_views": 0, "splatting.max_size": 640, "splatting.max_gaussians": 200_000},
+    }
+)
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """Overrides of a preset; an empty name has none.
+
+    Raises:
+        ConfigError: for an unknown preset.
+    """
+    if not name:
+        return {}
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"unknown preset '{name}', the nearest known one is '{nearest}' (all: {', '.join(PRESETS)})")
+    return dict(PRESETS[name])

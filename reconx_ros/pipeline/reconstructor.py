@@ -1,0 +1,165 @@
+"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from reconx_ros.core import (
+    AlignedViews,
+    GaussianScene,
+    InvalidInputError,
+    Job,
+    Keyframe,
+    PinholeCamera,
+    PointCloud,
+    Trajectory,
+    ViewSequence,
+)
+from reconx_ros.core.transforms import SE3
+from reconx_ros.diffusion.trajectory import plan_trajectory
+from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.report import build_report
+from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
+from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.splatting.base import Rasterizer
+from reconx_ros.splatting.fit import FitResult, fit
+from reconx_ros.splatting.init import initial_scene
+from reconx_ros.splatting.render import RenderedView, render_scene
+from reconx_ros.splatting.select import select_rasterizer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstruction:
+    """Everything one run produced.
+
+    Attributes:
+        keyframes: its input.
+        views: stage 1, one pointmap per keyframe.
+        sequence: stage 2, the keyframes and the frames between.
+        scene: stage 3.
+        cloud: observed and generated points with at least the exported or coverage confidence, whichever is lower.
+        trajectory: poses of the novel views.
+        novel_views: pictures of the scene along the trajectory.
+        report: plain dictionaries for JSON: config, versions, stages, counts, warnings.
+    """
+
+    keyframes: tuple[Keyframe, ...]
+    views: AlignedViews
+    sequence: ViewSequence
+    scene: GaussianScene
+    cloud: PointCloud
+    trajectory: Trajectory
+    novel_views: tuple[RenderedView, ...]
+    report: dict[str, Any]
+
+    @property
+    def metric_scale(self) -> bool:
+        """Whether lengths are metres."""
+        return self.views.metric_scale
+
+    @property
+    def keyframe_poses(self) -> dict[int, SE3]:
+        """world_from_cam of every keyframe as stage 1 left it."""
+        return {v.keyframe_id: v.world_from_cam for v in self.views.views}
+
+
+class Reconstructor:
+    """Runs the stages that a configuration names. Holds no state between runs."""
+
+    def __init__(self, config: ReconxConfig) -> None:
+        self._config = config
+        self._device = choose_device(config.device)
+
+    def run(
+        self, keyframes: Sequence[Keyframe], *, metric_poses: bool = True, job: Job | None = None
+    ) -> Reconstruction:
+        """Reconstruct.
+
+        Args:
+            keyframes: at least two, each with a pose unless the stage-1 backend recovers poses itself.
+            metric_poses: whether the poses are in metres; a scale that comes from other poses is not called metric.
+            job: progress and cancellation; stages are "pointmap", "diffusion", "splatting", "render".
+
+        Raises:
+            InvalidInputError: for keyframes that cannot be used.
+            InsufficientParallaxError: when the camera never moved sideways enough to see depth.
+            BackendUnavailableError: when a named backend cannot run here.
+            ReconstructionError: when a stage's outcome is empty.
+            CancelledError: when the job was cancelled; nothing is returned and nothing written.
+        """
+        if len(keyframes) < 2:
+            raise InvalidInputError(f"got {len(keyframes)} keyframe, a reconstruction needs at least 2")
+        job = job or Job()
+        config, device = self._config, self._device
+        torch.manual_seed(config.seed)
+        backend, generator = choose_pointmap(config, keyframes), choose_generator(config)
+        rasterizer = select_rasterizer(config.splatting, device)
+        stages = StageRecorder(device)
+        with stages.measure("pointmap", backend.name):
+            views = backend.reconstruct(keyframes, config.pointmap, device=device, job=job.for_stage("pointmap"))
+            if views.scale_source == "poses" and not metric_poses:
+                views = replace(views, metric_scale=False, scale_source=None)
+        with stages.measure("diffusion", generator.name):
+            path = plan_trajectory(views, config.diffusion.frames, max_size=config.splatting.max_size)
+            sequence = generator.generate(views, path, config.diffusion, device=device, job=job.for_stage("diffusion"))
+        with stages.measure("splatting", rasterizer.name):
+            fitted = self._fit(views, sequence, rasterizer, job.for_stage("splatting"))
+        with stages.measure("render", rasterizer.name):
+            trajectory, novel_views = self._render(views, fitted.scene, rasterizer, job.for_stage("render"))
+        cloud = self._cloud(views, sequence)
+        report = build_report(
+            config, device=device, keyframes=keyframes, views=views, sequence=sequence, fitted=fitted, cloud=cloud,
+            novel_views=len(novel_views), stages=stages.records,
+        )  # fmt: skip
+        return Reconstruction(
+            keyframes=tuple(keyframes), views=views, sequence=sequence, scene=fitted.scene, cloud=cloud,
+            trajectory=trajectory, novel_views=novel_views, report=report,
+        )  # fmt: skip
+
+    def _fit(self, views: AlignedViews, sequence: ViewSequence, rasterizer: Rasterizer, job: Job) -> FitResult:
+        config = self._config
+        start = initial_scene(views, config.splatting, seed=config.seed)
+        return fit(
+            start, sequence, config.splatting, rasterizer=rasterizer, device=self._device, job=job, seed=config.seed
+        )
+
+    def _render(
+        self, views: AlignedViews, scene: GaussianScene, rasterizer: Rasterizer, job: Job
+    ) -> tuple[Trajectory, tuple[RenderedView, ...]]:
+        output = self._config.output
+        if output.novel_views == 0:
+            return Trajectory(camera=views.views[0].camera, world_from_cams=()), ()
+        trajectory = plan_trajectory(views, output.novel_views, max_size=output.novel_view_size)
+        rendered = render_scene(scene, trajectory, rasterizer=rasterizer, device=self._device, job=job)
+        return trajectory, tuple(rendered)
+
+    def _cloud(self, views: AlignedViews, sequence: ViewSequence) -> PointCloud:
+        floor = min(self._config.output.min_confidence, self._config.coverage.min_confidence)
+        observed = observed_cloud(views, floor)
+        if not sequence.generates:
+            return observed
+        return PointCloud.concatenate([observed, generated_cloud(sequence, views, floor)])
+
+
+class SceneRenderer:
+    """Pictures of a finished scene from any pose."""
+
+    def __init__(self, scene: GaussianScene, config: ReconxConfig) -> None:
+        self._device = choose_device(config.device)
+        self._scene = scene.to(self._device)
+        self._rasterizer = select_rasterizer(config.splatting, self._device)
+
+    def render(self, camera: PinholeCamera, world_from_cam: SE3) -> RenderedView:
+        """One picture with depth, confidence and provenance."""
+        trajectory = Trajectory(camera=camera, world_from_cams=(world_from_cam,))
+        return render_scene(
+            self._scene, trajectory, rasterizer=self._rasterizer, device=self._device, job=Job(stage="render")
+        )[0]

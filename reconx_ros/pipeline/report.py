@@ -1,0 +1,95 @@
+"""What a run did, as plain dictionaries: configuration, versions, stages, counts, warnings."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import reconx_ros
+from reconx_ros.core import AlignedViews, Keyframe, PointCloud, Provenance, ViewSequence
+from reconx_ros.core.registry import BackendInfo
+from reconx_ros.core.settings import to_mapping
+from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.stages import StageRecord
+from reconx_ros.pointmap import base as pointmap_base
+from reconx_ros.splatting import base as splatting_base
+from reconx_ros.splatting.fit import FitResult
+
+
+def build_report(
+    config: ReconxConfig,
+    *,
+    device: torch.device,
+    keyframes: Sequence[Keyframe],
+    views: AlignedViews,
+    sequence: ViewSequence,
+    fitted: FitResult,
+    cloud: PointCloud,
+    novel_views: int,
+    stages: Sequence[StageRecord],
+) -> dict[str, Any]:
+    """Assemble the report of one run; every value is a plain JSON type."""
+    rasterizer = next(s.backend for s in stages if s.name == "splatting")
+    return {
+        "keyframes": len(keyframes),
+        "keyframe_ids": [k.id for k in keyframes],
+        "points": len(cloud),
+        "points_observed": int((cloud.provenance == int(Provenance.OBSERVED)).sum()),
+        "points_generated": int((cloud.provenance == int(Provenance.GENERATED)).sum()),
+        "gaussians": len(fitted.scene),
+        "novel_views": novel_views,
+        "metric_scale": views.metric_scale,
+        "scale_source": views.scale_source,
+        "generates": sequence.generates,
+        "confident_share": _confident_share(views, config.output.min_confidence),
+        "psnr_inputs": fitted.psnr_inputs,
+        "terms": dict(fitted.terms),
+        "backends": {"pointmap": views.backend, "diffusion": sequence.backend, "splatting": rasterizer},
+        "licences": _licences(views.backend, sequence.backend, rasterizer),
+        "stages": [record.as_dict() for record in stages],
+        "warnings": _warnings(views, sequence),
+        "device": str(device),
+        "versions": versions(),
+        "config": to_mapping(config),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of what its numbers depend on."""
+    return {
+        "reconx_ros": reconx_ros.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _confident_share(views: AlignedViews, threshold: float) -> float:
+    shares = [float((v.valid & (v.confidence >= threshold)).float().mean()) for v in views.views]
+    return float(np.mean(shares))
+
+
+def _warnings(views: AlignedViews, sequence: ViewSequence) -> list[str]:
+    warnings = [*views.warnings, *sequence.warnings]
+    if not views.metric_scale:
+        warnings.append("the scale is unknown: lengths are in the unit of the given poses, not metres")
+    return warnings
+
+
+def _licences(pointmap: str, diffusion: str, splatting: str) -> dict[str, dict[str, str]]:
+    rows: dict[str, tuple[dict[str, BackendInfo], str]] = {
+        "pointmap": (pointmap_base.registry(), pointmap),
+        "diffusion": (diffusion_base.registry(), diffusion),
+        "splatting": (splatting_base.registry(), splatting),
+    }
+    return {
+        stage: {"code": table[name].licence_code, "weights": table[name].licence_weights or "none"}
+        for stage, (table, name) in rows.items()
+        if name in table
+    }

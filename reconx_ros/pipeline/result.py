@@ -1,0 +1,71 @@
+"""The result folder of a reconstruction.
+
+``points.ply`` (x y z, rgb, confidence, provenance, keyframe_id), ``scene.ply`` (3DGS layout), ``cameras.json``,
+``novel_views/NNNN.png`` with ``NNNN_depth.png`` (16-bit millimetres where the scale is metric) and
+``NNNN_confidence.png``, ``report.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reconx_ros.core import SE3, PinholeCamera, StorageError
+from reconx_ros.io.gaussians import write_scene_ply
+from reconx_ros.io.images import write_bytes_atomic, write_depth, write_image
+from reconx_ros.io.ply import write_point_cloud_ply
+from reconx_ros.pipeline.reconstructor import Reconstruction
+from reconx_ros.splatting.render import RenderedView
+
+
+def save_reconstruction(result: Reconstruction, folder: Path) -> None:
+    """Write a result folder. Every file is written whole or not at all; ``report.json`` comes last.
+
+    Raises:
+        StorageError: when the folder cannot be written or the disk is full; the sentence names the file.
+    """
+    try:
+        (folder / "novel_views").mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise StorageError(f"result folder {folder} cannot be made: {err.strerror}") from None
+    write_point_cloud_ply(folder / "points.ply", result.cloud)
+    write_scene_ply(folder / "scene.ply", result.scene)
+    for index, view in enumerate(result.novel_views):
+        save_view(folder / "novel_views", index, view)
+    write_bytes_atomic(folder / "cameras.json", _json(cameras(result)))
+    write_bytes_atomic(folder / "report.json", _json(result.report))
+
+
+def save_view(folder: Path, index: int, view: RenderedView) -> None:
+    """Picture, depth and confidence of one rendered view."""
+    write_image(folder / f"{index:04d}.png", view.rgb_u8)
+    write_depth(folder / f"{index:04d}_depth.png", view.depth)
+    grey = np.round(255 * view.confidence).clip(0, 255).astype(np.uint8)
+    write_image(folder / f"{index:04d}_confidence.png", np.repeat(grey[..., None], 3, axis=-1))
+
+
+def cameras(result: Reconstruction) -> dict[str, Any]:
+    """Cameras of inputs and novel views in the scene-folder form."""
+    inputs = [_camera(v.camera, v.world_from_cam, keyframe_id=v.keyframe_id) for v in result.views.views]
+    novel = [
+        _camera(v.camera, v.world_from_cam, file=f"novel_views/{i:04d}.png") for i, v in enumerate(result.novel_views)
+    ]
+    return {
+        "convention": "OpenCV camera axes; c2w is 4x4 row-major camera-to-world; "
+        "pixel (0, 0) is the centre of the first pixel",
+        "metric_scale": result.metric_scale,
+        "images": inputs,
+        "novel_views": novel,
+    }
+
+
+def _camera(camera: PinholeCamera, pose: SE3, **extra: Any) -> dict[str, Any]:
+    intrinsics = {n: getattr(camera, n) for n in ("width", "height", "fx", "fy", "cx", "cy")}
+    return {**extra, **intrinsics, "c2w": pose.matrix.tolist()}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

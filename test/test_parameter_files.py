@@ -1,0 +1,46 @@
+"""docs/parameters.md and config/*.yaml are what the configuration tree says, and load back to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reconx_ros.cli.common import read_parameters
+from reconx_ros.core import ConfigError, StorageError
+from reconx_ros.core.settings import from_mapping, updated, walk
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.parameter_files import generated_files, preset_yaml
+from reconx_ros.pipeline.presets import PRESETS, preset_values
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", sorted(generated_files()))
+def test_generated_files_are_up_to_date(name: str) -> None:
+    assert (ROOT / name).read_text() == generated_files()[name], "run make docs"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_files_load_back_to_the_preset(preset: str) -> None:
+    loaded = yaml.safe_load(preset_yaml(preset))["/**"]["ros__parameters"]
+    assert from_mapping(ReconxConfig, loaded) == updated(ReconxConfig(), preset_values(preset))
+
+
+def test_every_parameter_has_a_sentence() -> None:
+    for name, _, meta in walk(ReconxConfig()):
+        assert meta.doc.endswith((".", ")")) and meta.doc[0].isupper(), name
+
+
+def test_parameter_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be read: No such file"):
+        read_parameters(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        read_parameters(tmp_path / "bad.yaml")
+    (tmp_path / "empty.yaml").write_text("a: 1")
+    with pytest.raises(ConfigError, match="no 'ros__parameters' group"):
+        read_parameters(tmp_path / "empty.yaml")
+    with pytest.raises(ConfigError, match="unknown preset 'gpus', the nearest known one is 'gpu'"):
+        preset_values("gpus")
