@@ -75,7 +75,7 @@ class PinholeCamera:
         )
 
     def fitted_to(self, max_size: int, multiple: int = 1) -> PinholeCamera:
-        """Shrunk (never enlarged) so that the longer side is at most max_size; sides become multiples of ``multiple``."""
+        """Shrunk (never enlarged) to a longer side of at most max_size; sides become multiples of ``multiple``."""
         ratio = min(1.0, max_size / max(self.width, self.height))
         width = max(multiple, round(self.width * ratio / multiple) * multiple)
         height = max(multiple, round(self.height * ratio / multiple) * multiple)

@@ -34,7 +34,7 @@ def check_shape(name: str, value: Any, *shape: int | str, dims: dict[str, int] |
         trailing = actual[len(actual) - len(wanted) :] if len(actual) >= len(wanted) else None
     else:
         trailing = actual if len(actual) == len(wanted) else None
-    if trailing is None or not all(_axis_matches(n, w, bound) for n, w in zip(trailing, wanted)):
+    if trailing is None or not all(_axis_matches(n, w, bound) for n, w in zip(trailing, wanted, strict=True)):
         expected = ", ".join(f"{w}={bound[w]}" if isinstance(w, str) and w in bound else str(w) for w in shape)
         raise InvalidInputError(f"{name} has shape {list(actual)}, expected [{expected}]")
     return bound

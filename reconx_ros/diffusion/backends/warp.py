@@ -1,0 +1,70 @@
+"""The view generator that generates nothing: what the keyframes saw, seen from between them."""
+
+from __future__ import annotations
+
+import torch
+
+from reconx_ros.core import AlignedViews, Job, PointMap, Provenance, SequenceView, Trajectory, ViewSequence
+from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.geometry.view_blending import BlendSettings, blend_views
+from reconx_ros.geometry.visibility import make_surface
+
+
+class WarpGenerator:
+    """Renders the pointmaps along the path; pixels that no keyframe saw stay empty."""
+
+    name = "warp"
+
+    def generate(
+        self, views: AlignedViews, trajectory: Trajectory, config: DiffusionConfig, *, device: torch.device, job: Job
+    ) -> ViewSequence:
+        """Frames along the trajectory; see ``ViewGenerator``.
+
+        Keyframes are OBSERVED with confidence 1 everywhere, for a camera took every pixel. Pixels of frames between are
+        OBSERVED with a confidence below 1 where some keyframe saw the surface, and NONE elsewhere.
+        """
+        settings = BlendSettings()
+        surfaces = [
+            make_surface(v, min_confidence=config.min_confidence, max_step=settings.max_step, device=device)
+            for v in views.views
+        ]
+        frames = [_keyframe(v) for v in views.views]
+        for k, world_from_cam in enumerate(trajectory.world_from_cams):
+            job.step(k / len(trajectory), f"view {k + 1} of {len(trajectory)}")
+            view = blend_views(surfaces, trajectory.camera, world_from_cam, settings)
+            provenance = torch.where(view.hit, int(Provenance.OBSERVED), int(Provenance.NONE)).to(torch.uint8)
+            frames.append(
+                SequenceView(
+                    rgb=view.rgb.cpu(),
+                    confidence=view.confidence.cpu(),
+                    provenance=provenance.cpu(),
+                    camera=trajectory.camera,
+                    world_from_cam=world_from_cam,
+                    is_input=False,
+                    depth=view.depth.cpu(),
+                )
+            )
+        job.step(1.0, "done")
+        warning = _warning(frames[len(views.views) :])
+        return ViewSequence(views=tuple(frames), backend=self.name, generates=False, warnings=(warning,))
+
+
+def _keyframe(view: PointMap) -> SequenceView:
+    height, width = view.depth.shape
+    return SequenceView(
+        rgb=view.rgb.cpu(),
+        confidence=torch.ones(height, width),
+        provenance=torch.full((height, width), int(Provenance.OBSERVED), dtype=torch.uint8),
+        camera=view.camera,
+        world_from_cam=view.world_from_cam,
+        is_input=True,
+        depth=torch.where(view.valid, view.depth, 0.0).cpu(),
+    )
+
+
+def _warning(between: list[SequenceView]) -> str:
+    text = "the warp backend generates nothing: views between keyframes show only what a keyframe saw"
+    if not between:
+        return text
+    empty = sum(float((v.provenance == int(Provenance.NONE)).float().mean()) for v in between) / len(between)
+    return f"{text}, and {100 * empty:.0f} % of their pixels are empty"

@@ -1,0 +1,53 @@
+"""Resampling of images and depth maps that keeps pixel centres where ``PinholeCamera.scaled_to`` says they are."""
+
+from __future__ import annotations
+
+import torch
+
+from reconx_ros.core import InvalidInputError, check_shape
+
+
+def area_weights(size_in: int, size_out: int, *, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Share [size_out, size_in] of each input pixel in each output pixel; rows sum to one.
+
+    An output pixel is the mean of the input over its own footprint (box filter with fractional ends), so image borders
+    stay the borders. Enlarging repeats pixels.
+
+    Raises:
+        InvalidInputError: for a size below one pixel.
+    """
+    if size_in < 1 or size_out < 1:
+        raise InvalidInputError(f"image cannot be resized from {size_in} to {size_out} pixels, expected at least 1")
+    ratio = size_in / size_out
+    low = torch.arange(size_out, dtype=torch.float64)[:, None] * ratio  # [O, 1]
+    pixel = torch.arange(size_in, dtype=torch.float64)[None, :]  # [1, I]
+    overlap = torch.minimum(low + ratio, pixel + 1) - torch.maximum(low, pixel)
+    return (overlap.clamp_min(0) / ratio).to(device=device, dtype=torch.float32)
+
+
+def resize_area(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Area-true resampling of an image [H, W, C] to [height, width, C] (the box filter of OpenCV's INTER_AREA).
+
+    Raises:
+        InvalidInputError: for an image of another shape or a size below one pixel.
+    """
+    dims = check_shape("image", image, "H", "W", "C")
+    if (dims["W"], dims["H"]) == (width, height):
+        return image
+    rows = area_weights(dims["H"], height, device=image.device).to(image.dtype)  # [h, H]
+    columns = area_weights(dims["W"], width, device=image.device).to(image.dtype)  # [w, W]
+    return torch.einsum("hy,yxc,wx->hwc", rows, image, columns)
+
+
+def resize_nearest(values: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Values [H, W] at the input pixel under the centre of each output pixel: [height, width]; nothing is mixed.
+
+    Raises:
+        InvalidInputError: for values of another shape.
+    """
+    dims = check_shape("depth", values, "H", "W")
+    rows = (torch.arange(height, dtype=torch.float64) + 0.5) * (dims["H"] / height)
+    columns = (torch.arange(width, dtype=torch.float64) + 0.5) * (dims["W"] / width)
+    y = rows.long().clamp_max(dims["H"] - 1).to(values.device)
+    x = columns.long().clamp_max(dims["W"] - 1).to(values.device)
+    return values[y[:, None], x[None, :]]

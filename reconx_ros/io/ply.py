@@ -1,0 +1,211 @@
+"""PLY files: tables of vertices in and out, and coloured point clouds.
+
+Written files are binary little endian and appear complete or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from reconx_ros.core import InvalidInputError, PointCloud, StorageError
+
+_KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
+_NAMES = dict(zip(_KINDS, ("char", "uchar", "short", "ushort", "int", "uint", "float", "double"), strict=True))
+_SIZED_NAMES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+_TYPES = dict(zip((*_NAMES.values(), *_SIZED_NAMES), (*_KINDS, *_KINDS), strict=True))
+_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
+_MAX_HEADER_BYTES = 1 << 16
+_CLOUD_DTYPE = np.dtype(
+    [
+        *((n, "<f4") for n in "xyz"),
+        *((n, "u1") for n in ("red", "green", "blue")),
+        *(("confidence", "<f4"), ("provenance", "u1"), ("keyframe_id", "<u4")),
+    ]
+)
+
+
+def write_ply(path: Path, vertices: np.ndarray, comments: Iterable[str] = ()) -> None:
+    """Write a table of vertices.
+
+    The file is written beside its place and then renamed: on any failure an older file of that name stays as it was.
+
+    Args:
+        path: file to make or replace; its folder must exist.
+        vertices: [P] structured array; each field is a scalar of 1, 2, 4 or 8 bytes.
+        comments: lines for the header.
+
+    Raises:
+        InvalidInputError: for an array that PLY cannot hold.
+        StorageError: when the file cannot be written.
+    """
+    if vertices.dtype.names is None or vertices.ndim != 1:
+        raise InvalidInputError(f"PLY vertices have type {vertices.dtype}, expected a one-dimensional structured array")
+    packed = vertices.astype(_packed(vertices.dtype), copy=False)
+    fields = [f"property {_NAMES[packed.dtype[n].str[1:]]} {n}" for n in packed.dtype.names or ()]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments)]
+    header = "\n".join([*lines, f"element vertex {len(packed)}", *fields, "end_header", ""])
+    write_atomically(path, [header.encode("ascii", "replace"), np.ascontiguousarray(packed).tobytes()])
+
+
+def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file that appears complete or not at all; an older one is replaced in one step.
+
+    Raises:
+        StorageError: when it cannot be written; an older file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _packed(dtype: np.dtype) -> np.dtype:
+    """The same fields, little endian, without gaps."""
+    fields = [(name, dtype[name].newbyteorder("<")) for name in dtype.names or ()]
+    for name, kind in fields:
+        if kind.str[1:] not in _NAMES:
+            raise InvalidInputError(f"PLY property {name} has type {kind}, which PLY does not have")
+    return np.dtype(fields)
+
+
+def read_ply(path: Path) -> np.ndarray:
+    """Read the vertices of a PLY file (ASCII or binary; other elements are skipped).
+
+    Returns:
+        [P] structured array with the file's own property names, little endian.
+
+    Raises:
+        StorageError: when the file cannot be opened, or ends too early.
+        InvalidInputError: when it is not a PLY file, or has properties that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            order, count, dtype = _read_header(path, file)
+            body = file.read()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    if order == "=":
+        return _parse_ascii(path, body, count, dtype)
+    if len(body) < count * dtype.itemsize:
+        wanted = count * dtype.itemsize
+        raise StorageError(f"{path} is truncated: {len(body)} bytes, expected {wanted} for {count} vertices")
+    return np.frombuffer(body, dtype, count).astype(_packed(dtype), copy=False)
+
+
+def _read_header(path: Path, file: BinaryIO) -> tuple[str, int, np.dtype]:
+    """(byte order, count of vertices, their type); leaves the file at the first vertex."""
+    lines = _header_lines(path, file)
+    words = [line.split() for line in lines]
+    formats = [w[1] for w in words if len(w) == 3 and w[0] == "format"]
+    if len(formats) != 1 or formats[0] not in _ORDERS:
+        raise InvalidInputError(f"{path} has PLY format {formats or None}, expected one of {', '.join(_ORDERS)}")
+    elements = [i for i, w in enumerate(words) if w[:1] == ["element"]]
+    if not elements or words[elements[0]][1:2] != ["vertex"] or len(words[elements[0]]) != 3:
+        raise InvalidInputError(f"{path} does not begin with 'element vertex COUNT', expected vertices first")
+    count = words[elements[0]][2]
+    if not count.isdigit():
+        raise InvalidInputError(f"{path} has {count!r} vertices, expected a whole number")
+    end = elements[1] if len(elements) > 1 else len(words)
+    properties = [w for w in words[elements[0] + 1 : end] if w[:1] == ["property"]]
+    if not properties:
+        raise InvalidInputError(f"{path} has vertices without properties, expected at least one property")
+    return _ORDERS[formats[0]], int(count), _dtype_of(path, properties, _ORDERS[formats[0]])
+
+
+def _header_lines(path: Path, file: BinaryIO) -> list[str]:
+    if file.readline(16).rstrip() != b"ply":
+        raise InvalidInputError(f"{path} does not start with 'ply', expected a PLY file")
+    lines: list[str] = []
+    size = 0
+    while size < _MAX_HEADER_BYTES:
+        line = file.readline(_MAX_HEADER_BYTES)
+        if not line.endswith(b"\n"):
+            break
+        if line.strip() == b"end_header":
+            return lines
+        size += len(line)
+        lines.append(line.decode("ascii", "replace"))
+    raise InvalidInputError(f"{path} has no line 'end_header', expected a complete PLY header")
+
+
+def _dtype_of(path: Path, properties: list[list[str]], order: str) -> np.dtype:
+    fields = []
+    for words in properties:
+        if len(words) != 3 or words[1] not in _TYPES:
+            raise InvalidInputError(f"{path} has the vertex property {' '.join(words[1:])!r}, expected 'TYPE NAME'")
+        fields.append((words[2], order + _TYPES[words[1]]))
+    names = [name for name, _ in fields]
+    if len(set(names)) != len(names):
+        raise InvalidInputError(f"{path} names a vertex property twice, expected {', '.join(sorted(set(names)))} once")
+    return np.dtype(fields)
+
+
+def _parse_ascii(path: Path, body: bytes, count: int, dtype: np.dtype) -> np.ndarray:
+    names = dtype.names or ()
+    wanted = count * len(names)
+    words = body.split(maxsplit=min(wanted, len(body)))[:wanted]
+    if len(words) < wanted:
+        raise StorageError(f"{path} is truncated: {len(words)} values, expected {wanted} for {count} vertices")
+    table = np.empty(count, _packed(dtype))
+    try:
+        for i, name in enumerate(names):
+            table[name] = np.array(words[i :: len(names)], dtype="S").astype(np.float64)
+    except (ValueError, OverflowError):
+        raise InvalidInputError(f"{path} has a vertex value that is no number, expected numbers") from None
+    return table
+
+
+def require_fields(path: Path, vertices: np.ndarray, names: Iterable[str]) -> None:
+    """Raise InvalidInputError, naming what is absent, unless the table has all these properties."""
+    absent = [n for n in names if n not in (vertices.dtype.names or ())]
+    if absent:
+        raise InvalidInputError(f"{path} lacks the vertex properties {', '.join(absent)}")
+
+
+def write_point_cloud_ply(path: Path, cloud: PointCloud) -> None:
+    """Write x y z (world), red green blue, confidence, provenance (1 observed, 2 generated), keyframe_id.
+
+    Raises:
+        StorageError: when the file cannot be written.
+    """
+    table = np.empty(len(cloud), _CLOUD_DTYPE)
+    for i, name in enumerate("xyz"):
+        table[name] = cloud.points[:, i]
+    for i, name in enumerate(("red", "green", "blue")):
+        table[name] = cloud.rgb_u8[:, i]
+    table["confidence"], table["provenance"] = cloud.confidence, cloud.provenance
+    table["keyframe_id"] = cloud.keyframe_ids
+    write_ply(path, table, ["provenance: 1 observed by a camera, 2 generated by a model"])
+
+
+def read_point_cloud_ply(path: Path) -> PointCloud:
+    """Read a cloud that ``write_point_cloud_ply`` wrote.
+
+    Raises:
+        StorageError: when the file cannot be opened, or ends too early.
+        InvalidInputError: when it is not such a file.
+    """
+    table = read_ply(path)
+    require_fields(path, table, _CLOUD_DTYPE.names or ())
+    return PointCloud(
+        points=np.stack([table[n] for n in "xyz"], axis=-1).astype(np.float32),
+        rgb_u8=np.stack([table[n] for n in ("red", "green", "blue")], axis=-1).astype(np.uint8),
+        confidence=table["confidence"].astype(np.float32),
+        provenance=table["provenance"].astype(np.uint8),
+        keyframe_ids=table["keyframe_id"].astype(np.uint32),
+    )
