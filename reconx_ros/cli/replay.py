@@ -151,6 +151,7 @@ def replay_live(
         finally:
             player.stop()
             thread.join(timeout=10)
+        recorder.recording.source_done = True
         if failure:
             raise failure[0]
         wait_idle(session, recorder, lambda: watch_job(recorder, progress))

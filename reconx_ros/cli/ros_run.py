@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from reconx_ros.cli.common import Progress
     from reconx_ros.ros.recorder import NovelView, Recorder, Recording
 
+_SAME_RESULT_NS = 1_000_000  # novel views of one result carry stamps within nanoseconds of each other
+
 
 def node_parameters(config: ReconxConfig, **extra: Any) -> dict[str, Any]:
     """Parameters of a node's YAML file from a configuration; empty lists are left out (ROS cannot type them)."""
@@ -44,11 +46,12 @@ def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, 
         "coverage_before": recording.reconstructing_from,
         "coverage_after": float(recording.status.coverage),
         "points": len(recording.cloud) if recording.cloud is not None else 0,
-        "novel_views": len(views),
+        "novel_views": len(newest_views(recording)),
+        "novel_views_published": len(views),
         "backends": last.get("backends", {}),
         "stages": last.get("stages", []),
         "jobs": reports,
-        "diagnostics": recording.warnings,
+        "diagnostics": list(recording.warnings.values()),
         "warnings": last.get("warnings", []),
     }
 
@@ -108,4 +111,4 @@ def draw_recording(recording: Recording, out: Path, *, title: str, report: dict[
 def newest_views(recording: Recording) -> list[NovelView]:
     """The complete novel views of the newest result: stamps of one result lie within nanoseconds of each other."""
     stamps = sorted(s for s, v in recording.novel_views.items() if v.complete)
-    return [recording.novel_views[s] for s in stamps if stamps[-1] - s < 1_000_000]
+    return [recording.novel_views[s] for s in stamps if stamps[-1] - s < _SAME_RESULT_NS]

@@ -11,7 +11,9 @@ from reconx_ros.core.settings import Settings, setting
 class PointmapConfig(Settings):
     """Stage 1: frames to aligned views."""
 
-    backend: str = setting("auto", "Pointmap backend; auto takes depth_sensor when every frame has depth, else multiview.")
+    backend: str = setting(
+        "auto", "Pointmap backend; auto takes depth_sensor when every frame has depth, else multiview."
+    )
     max_size: int = setting(320, "Longer side of the images the geometry is computed on.", unit="px", ge=32, le=4096)
     planes: int = setting(96, "Number of inverse-depth planes of the sweep.", ge=8, le=1024)
     sources: int = setting(4, "Source views per reference view.", ge=1, le=16)
@@ -21,5 +23,8 @@ class PointmapConfig(Settings):
     consistency: float = setting(
         0.02, "Relative depth difference up to which two views agree on a point.", ge=1e-4, le=0.5
     )
-    min_consistent: int = setting(2, "Other views that must agree before a pixel is valid (fewer when fewer see it).", ge=1)
+    min_consistent: int = setting(
+        2, "Other views that must agree before a pixel is valid (fewer when fewer see it).", ge=1
+    )
+    metric_poses: bool = setting(True, "Poses are in metres, as those of TF and odometry; off: any unit.")
     use_depth: bool = setting(True, "Use sensor depth where frames carry it; off ignores it.")

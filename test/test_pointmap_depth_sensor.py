@@ -1,0 +1,113 @@
+"""RGB-D keyframes straight to pointmaps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pointmap_scenes import Scene, cast, pinhole, plane, room_scene
+
+from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Job, Keyframe, ReconstructionError, ReconxError
+from reconx_ros.geometry.projection import pointmap_world
+from reconx_ros.pointmap.backends.depth_sensor import DepthSensorBackend, range_trust, surface_bend
+from reconx_ros.pointmap.config import PointmapConfig
+
+CONFIG = PointmapConfig(max_size=64)
+
+
+def with_depth(keyframe: Keyframe, depth: np.ndarray | None) -> Keyframe:
+    depth = None if depth is None else np.asarray(depth, np.float32)
+    return replace(keyframe, frame=replace(keyframe.frame, depth_m=depth))
+
+
+def reconstruct(keyframes: list[Keyframe], config: PointmapConfig = CONFIG) -> AlignedViews:
+    return DepthSensorBackend().reconstruct(keyframes, config, device=torch.device("cpu"), job=Job())
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    scene = room_scene(2, pinhole(64, 48))
+    keyframes = [with_depth(k, d) for k, d in zip(scene.keyframes, scene.depths, strict=True)]
+    return Scene(keyframes=keyframes, depths=scene.depths)
+
+
+def test_depth_comes_out_as_it_went_in(scene: Scene) -> None:
+    result = reconstruct(scene.keyframes[:1])
+    view = result.views[0]
+    np.testing.assert_allclose(view.depth.numpy(), scene.depths[0], rtol=1e-6)
+    assert bool(view.valid.all())
+    assert result.metric_scale and result.scale_source == "depth sensor"
+    assert float((view.confidence > 0.8).float().mean()) > 0.8
+
+
+def test_points_of_two_views_lie_on_the_same_floor(scene: Scene) -> None:
+    for view in reconstruct(scene.keyframes).views:
+        height = pointmap_world(view)[..., 2]
+        assert float(height.min()) > -1e-4
+        assert int((height < 1e-4).sum()) > 300
+
+
+def test_zero_nan_and_infinity_are_holes(scene: Scene) -> None:
+    depth = scene.depths[0].copy()
+    depth[3, 4], depth[5, 6], depth[7, 8], depth[9, 10] = 0, np.nan, np.inf, -1
+    view = reconstruct([with_depth(scene.keyframes[0], depth)]).views[0]
+    assert [tuple(i) for i in (~view.valid).nonzero().tolist()] == [(3, 4), (5, 6), (7, 8), (9, 10)]
+    assert not view.confidence[~view.valid].any() and bool(torch.isfinite(view.depth).all())
+
+
+def test_shrinking_mixes_no_depths_across_an_edge() -> None:
+    sharp = room_scene(1, pinhole(96, 72))
+    depth = np.where(np.arange(96) < 41, 1.0, 3.0) * np.ones((72, 1))
+    view = reconstruct([with_depth(sharp.keyframes[0], depth)], replace(CONFIG, max_size=40)).views[0]
+    assert view.depth.shape == (30, 40)
+    assert set(view.depth.unique().tolist()) == {1.0, 3.0}
+    assert float(view.confidence[15, 16:18].max()) < 0.1 < float(view.confidence[15, 5])
+
+
+def test_range_limits_apply(scene: Scene) -> None:
+    view = reconstruct(scene.keyframes[:1], replace(CONFIG, min_depth=2.0, max_depth=3.5)).views[0]
+    assert float(view.depth[view.valid].min()) > 2.0 and float(view.depth[view.valid].max()) <= 3.5
+    np.testing.assert_array_equal(view.valid.numpy(), (scene.depths[0] > 2.0) & (scene.depths[0] <= 3.5))
+
+
+def test_a_slanted_plane_has_no_bend_and_an_edge_has() -> None:
+    camera = pinhole(40, 30)
+    depth = torch.from_numpy(cast([plane((0.5, 0.2, 1.0), 2.0)], camera, SE3.identity())[1])
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    assert float(surface_bend(depth, valid)[1:-1, 1:-1].max()) < 1e-6
+    depth[:, 20:] += 0.5
+    assert float(surface_bend(depth, valid)[5:25, 19:21].min()) > 0.1
+
+
+def test_trust_falls_with_distance() -> None:
+    near, middle, far = range_trust(torch.tensor([1.0, 6.0, 15.0])).tolist()
+    assert near > 0.99 and near > middle > far
+
+
+def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
+    first, second = scene.keyframes
+    no_pose = replace(first, frame=replace(first.frame, world_from_cam=None))
+    empty = with_depth(first, np.zeros((48, 64)))
+    cases: list[tuple[list[Keyframe], PointmapConfig, type[ReconxError], str]] = [
+        ([], CONFIG, InvalidInputError, "no keyframes"),
+        (
+            [first, with_depth(second, None)],
+            CONFIG,
+            InvalidInputError,
+            "1 of 2 keyframes have no depth",
+        ),
+        ([no_pose], CONFIG, InvalidInputError, "keyframe 0 has no pose"),
+        ([first], replace(CONFIG, use_depth=False), InvalidInputError, "use_depth is false"),
+        ([empty], CONFIG, ReconstructionError, "none of the 1 depth images"),
+    ]
+    for keyframes, config, kind, text in cases:
+        with pytest.raises(kind, match=text):
+            reconstruct(keyframes, config)
+
+
+def test_one_empty_depth_image_is_a_warning(scene: Scene) -> None:
+    result = reconstruct([scene.keyframes[0], with_depth(scene.keyframes[1], np.zeros((48, 64)))])
+    assert result.warnings == ("the depth image of keyframe 1 has no usable value",)
+    assert not result.views[1].valid.any()
