@@ -138,7 +138,14 @@ class Reconstructor:
         if output.novel_views == 0:
             return Trajectory(camera=views.views[0].camera, world_from_cams=()), ()
         trajectory = plan_trajectory(views, output.novel_views, max_size=output.novel_view_size)
-        rendered = render_scene(scene, trajectory, rasterizer=rasterizer, device=self._device, job=job)
+        rendered = render_scene(
+            scene,
+            trajectory,
+            rasterizer=rasterizer,
+            device=self._device,
+            antialiased=self._config.splatting.antialiased,
+            job=job,
+        )
         return trajectory, tuple(rendered)
 
     def _cloud(self, views: AlignedViews, sequence: ViewSequence) -> PointCloud:
@@ -156,10 +163,16 @@ class SceneRenderer:
         self._device = choose_device(config.device)
         self._scene = scene.to(self._device)
         self._rasterizer = select_rasterizer(config.splatting, self._device)
+        self._antialiased = config.splatting.antialiased
 
     def render(self, camera: PinholeCamera, world_from_cam: SE3) -> RenderedView:
         """One picture with depth, confidence and provenance."""
         trajectory = Trajectory(camera=camera, world_from_cams=(world_from_cam,))
         return render_scene(
-            self._scene, trajectory, rasterizer=self._rasterizer, device=self._device, job=Job(stage="render")
+            self._scene,
+            trajectory,
+            rasterizer=self._rasterizer,
+            device=self._device,
+            antialiased=self._antialiased,
+            job=Job(stage="render"),
         )[0]

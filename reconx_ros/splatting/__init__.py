@@ -1,0 +1,1 @@
+"""Stage 3: view sequence to Gaussians, and pictures of them."""

@@ -18,17 +18,30 @@ class SplattingConfig(Settings):
     sh_degree: int = setting(1, "Degree of the spherical harmonics.", ge=0, le=3)
     weight_l1: float = setting(0.8, "Weight of the L1 term.", ge=0.0)
     weight_ssim: float = setting(0.2, "Weight of the structural-dissimilarity term 1 - SSIM.", ge=0.0)
-    weight_lpips: float = setting(0.5, "Weight of the LPIPS term; it is off, and the report says so, without weights.", ge=0.0)
+    weight_lpips: float = setting(
+        0.5, "Weight of the LPIPS term; it is off, and the report says so, without weights.", ge=0.0
+    )
     weight_depth: float = setting(0.0, "Weight of the term that holds rendered depth to the pointmaps.", ge=0.0)
     use_confidence: bool = setting(True, "Weigh each pixel by its confidence (eq. 7); off weighs all alike.")
-    use_pointmap_init: bool = setting(True, "Initialise from the pointmaps; off scatters Gaussians at random (ablation).")
+    use_pointmap_init: bool = setting(
+        True, "Initialise from the pointmaps; off scatters Gaussians at random (ablation)."
+    )
     observed_weight: float = setting(1.0, "Factor on the loss of frames that a camera took.", ge=0.0)
     generated_weight: float = setting(0.5, "Factor on the loss of frames made between the cameras.", ge=0.0)
+    antialiased: bool = setting(
+        True,
+        "Keep the look of Gaussians smaller than a pixel the same at every picture size (Mip-Splatting's 2-D filter); "
+        "pictures must then be rendered with it too.",
+    )
     batch_views: int = setting(1, "Views rendered per step.", ge=1, le=64)
-    init_scale: float = setting(0.6, "Radius (one sigma) of a first Gaussian over the distance to its neighbours.", ge=0.01, le=10.0)
-    init_flatness: float = setting(0.3, "Thickness of a first Gaussian over its radius; 1 is a ball.", ge=0.001, le=1.0)
-    lr_position: float = setting(3e-4, "First step of positions, as a share of the scene's extent; decays to 1 %.", ge=0.0)
-    lr_rotation: float = setting(2e-3, "Step of the quaternions.", ge=0.0)
-    lr_scale: float = setting(5e-3, "Step of the logarithmic scales.", ge=0.0)
-    lr_opacity: float = setting(2e-2, "Step of the opacity logits.", ge=0.0)
-    lr_color: float = setting(5e-3, "Step of the constant colour; the higher harmonics take a twentieth of it.", ge=0.0)
+    init_scale: float = setting(
+        0.5, "Radius (one sigma) of a first Gaussian over the distance to its neighbours.", ge=0.01, le=10.0
+    )
+    init_flatness: float = setting(0.1, "Thickness of a first Gaussian over its radius; 1 is a ball.", ge=0.001, le=1.0)
+    lr_position: float = setting(
+        6e-4, "First step of positions, as a share of the scene's extent; decays to 1 %.", ge=0.0
+    )
+    lr_rotation: float = setting(5e-3, "Step of the quaternions.", ge=0.0)
+    lr_scale: float = setting(2e-2, "Step of the logarithmic scales.", ge=0.0)
+    lr_opacity: float = setting(5e-2, "Step of the opacity logits.", ge=0.0)
+    lr_color: float = setting(1e-2, "Step of the constant colour; the higher harmonics take a twentieth of it.", ge=0.0)

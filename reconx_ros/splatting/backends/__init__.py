@@ -1,0 +1,1 @@
+"""Rasterisers, imported late through the registry."""

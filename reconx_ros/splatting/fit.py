@@ -1,0 +1,205 @@
+"""The optimisation of stage 3: Gaussians that look like the view sequence (ReconX section 4.4)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from reconx_ros.core import CancelledError, GaussianScene, InvalidInputError, Job, ReconstructionError, ViewSequence
+from reconx_ros.core.checks import check_finite
+from reconx_ros.splatting.attribution import attribute
+from reconx_ros.splatting.base import Rasterizer, Rendering
+from reconx_ros.splatting.config import SplattingConfig
+from reconx_ros.splatting.losses import LossWeights, PerceptualLoss, view_loss
+from reconx_ros.splatting.parameters import SceneParameters, scene_extent
+from reconx_ros.splatting.targets import TrainingView, training_views
+
+_PROGRESS_EVERY = 20  # steps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitResult:
+    """Outcome of a fit.
+
+    Attributes:
+        scene: the Gaussians, on the CPU, with provenance and confidence.
+        losses: loss of every step.
+        seconds: wall time per part: "prepare", "render", "loss", "backward", "optimizer", "attribution".
+        psnr_inputs: mean PSNR in dB over the camera images (over all views if none is), on known pixels, with clipped
+            colours, at the training size; None for a fit that was cancelled.
+        terms: per term of the loss "on", "off" (weight 0) or "unavailable" (no LPIPS network here).
+    """
+
+    scene: GaussianScene
+    losses: tuple[float, ...]
+    seconds: dict[str, float]
+    psnr_inputs: float | None
+    terms: dict[str, str]
+
+
+class FitCancelledError(CancelledError):
+    """A fit was cancelled; ``partial`` holds what it had reached.
+
+    The partial scene has the provenance and confidence that the fit was started with.
+    """
+
+    def __init__(self, message: str, partial: FitResult) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+def fit(
+    scene: GaussianScene,
+    sequence: ViewSequence,
+    config: SplattingConfig,
+    *,
+    rasterizer: Rasterizer,
+    device: torch.device,
+    job: Job | None = None,
+    seed: int = 0,
+    perceptual: PerceptualLoss | None = None,
+) -> FitResult:
+    """Optimise a scene so that it looks like the views.
+
+    No densification, no pruning, no opacity reset. Pixels of provenance NONE have no weight. The same seed gives the
+    same order of views.
+
+    Args:
+        scene: first Gaussians; all of its parameters but the count change.
+        sequence: supervising views.
+        config: steps, loss weights, learning rates.
+        rasterizer: what renders; it must take tensors of ``device``.
+        device: where torch computes.
+        job: told of progress about every 20 steps; cancellation is noticed at every step.
+        seed: for the order of views.
+        perceptual: LPIPS or the like; without it that term is reported as "unavailable".
+
+    Raises:
+        InvalidInputError: for a scene with NaN, no view, or no pixel of positive weight.
+        ReconstructionError: when the loss stops being finite.
+        FitCancelledError: when the job was cancelled; its ``partial`` attribute holds the scene so far.
+    """
+    run = _Fit(scene, sequence, config, rasterizer, device, perceptual)
+    try:
+        run.optimize(job or Job(stage="splatting"), seed)
+    except CancelledError as error:
+        raise FitCancelledError(str(error), run.result(run.parameters.scene().to("cpu"), None)) from error
+    return run.finished()
+
+
+class _Fit:
+    """State of one run."""
+
+    def __init__(
+        self,
+        scene: GaussianScene,
+        sequence: ViewSequence,
+        config: SplattingConfig,
+        rasterizer: Rasterizer,
+        device: torch.device,
+        perceptual: PerceptualLoss | None,
+    ) -> None:
+        _check_scene(scene)
+        self.seconds = dict.fromkeys(("prepare", "render", "loss", "backward", "optimizer", "attribution"), 0.0)
+        self.losses: list[float] = []
+        self.config, self.rasterizer, self.perceptual = config, rasterizer, perceptual
+        with self._timed("prepare"):
+            self.views = training_views(sequence, config, device)
+            self.parameters = SceneParameters.of(scene, scene_extent(scene, self.views), device)
+        self.weights = LossWeights(
+            l1=config.weight_l1, ssim=config.weight_ssim, lpips=config.weight_lpips, depth=config.weight_depth
+        )
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - start
+
+    def optimize(self, job: Job, seed: int) -> None:
+        steps = self.config.steps if len(self.parameters.anchors) else 0
+        adam, schedule = self.parameters.optimizer(self.config, steps)
+        order = _shuffled([v for v in self.views if bool((v.target.weight > 0).any())], seed)
+        for step in range(steps):
+            if step % _PROGRESS_EVERY == 0 or job.token.cancelled:
+                last = f", loss {self.losses[-1]:.4f}" if self.losses else ""
+                job.step(step / steps, f"step {step} of {steps}{last}")
+            batch = [next(order) for _ in range(self.config.batch_views)]
+            self.losses.append(sum(self._accumulate(view) for view in batch) / len(batch))
+            _check_loss(self.losses[-1], step, steps)
+            with self._timed("optimizer"):
+                adam.step()
+                schedule.step()
+                adam.zero_grad(set_to_none=True)
+        job.step(1.0, f"fitted {len(self.parameters.anchors)} Gaussians")
+
+    def _accumulate(self, view: TrainingView) -> float:
+        """Add one view's gradients; returns its loss."""
+        with self._timed("render"):
+            picture = self._render(view)
+        with self._timed("loss"):
+            loss = view_loss(picture.rgb[0], picture.depth[0], view.target, self.weights, self.perceptual)
+        with self._timed("backward"):
+            (loss / self.config.batch_views).backward()
+        return float(loss.detach())
+
+    def _render(self, view: TrainingView) -> Rendering:
+        return self.parameters.render(self.rasterizer, view, antialiased=self.config.antialiased)
+
+    def finished(self) -> FitResult:
+        with self._timed("attribution"):
+            scene = attribute(self.parameters.scene(), self.views, self.rasterizer, antialiased=self.config.antialiased)
+            psnr = self._psnr_inputs()
+        return self.result(scene.to("cpu"), psnr)
+
+    @torch.no_grad()
+    def _psnr_inputs(self) -> float:
+        chosen = [v for v in self.views if v.is_input] or self.views
+        values = []
+        for view in chosen:
+            known = view.target.ssim.known[..., 0] > 0
+            error = (self._render(view).rgb[0].clamp(0, 1) - view.target.rgb)[known]
+            if error.numel():
+                values.append(-10 * math.log10(max(float(error.square().mean()), 1e-10)))
+        return sum(values) / max(len(values), 1)
+
+    def result(self, scene: GaussianScene, psnr: float | None) -> FitResult:
+        return FitResult(
+            scene=scene, losses=tuple(self.losses), seconds=dict(self.seconds), psnr_inputs=psnr, terms=self._terms()
+        )
+
+    def _terms(self) -> dict[str, str]:
+        terms = {name: "on" if getattr(self.weights, name) > 0 else "off" for name in ("l1", "ssim", "lpips", "depth")}
+        if terms["lpips"] == "on" and self.perceptual is None:
+            terms["lpips"] = "unavailable"
+        if terms["depth"] == "on" and all(v.target.depth is None for v in self.views):
+            terms["depth"] = "unavailable"
+        return terms
+
+
+def _check_scene(scene: GaussianScene) -> None:
+    for name in ("means", "quats_wxyz", "log_scales", "logit_opacities", "sh"):
+        check_finite(f"gaussian {name}", getattr(scene, name))
+    if scene.provenance.dtype != torch.uint8:
+        raise InvalidInputError(f"gaussian provenance has type {scene.provenance.dtype}, expected torch.uint8")
+
+
+def _check_loss(loss: float, step: int, steps: int) -> None:
+    if not math.isfinite(loss):
+        raise ReconstructionError(
+            f"the loss became {loss} at step {step} of {steps}, expected a finite number: lower the learning rates, or "
+            "check the views for NaN"
+        )
+
+
+def _shuffled(views: list[TrainingView], seed: int) -> Iterator[TrainingView]:
+    """All views again and again, each round in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        for index in torch.randperm(len(views), generator=generator).tolist():
+            yield views[index]

@@ -1,0 +1,140 @@
+"""Pictures of a fitted scene, each with depth, confidence and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from reconx_ros.core import SE3, GaussianScene, Job, PinholeCamera, Provenance, Trajectory
+from reconx_ros.splatting.base import Rasterizer
+from reconx_ros.splatting.harmonics import sh_from_rgb
+
+MIN_ALPHA_KNOWN = 0.5  # below it a pixel counts as empty: provenance NONE, depth and confidence 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RenderedView:
+    """One picture of a scene, as numpy arrays at the edge of the library.
+
+    Attributes:
+        rgb_u8: [H, W, 3] uint8.
+        depth: [H, W] float32 expected z-depth in the world's unit, 0 where the pixel is empty.
+        alpha: [H, W] float32 in [0, 1].
+        confidence: [H, W] float32 in [0, 1], blended from the Gaussians; 0 where the pixel is empty.
+        provenance: [H, W] uint8: OBSERVED where observed Gaussians make up more than half of the pixel's alpha, else
+            GENERATED; NONE where the pixel is empty.
+        camera, world_from_cam: where it was rendered from.
+    """
+
+    rgb_u8: np.ndarray  # [H, W, 3]
+    depth: np.ndarray  # [H, W]
+    alpha: np.ndarray  # [H, W]
+    confidence: np.ndarray  # [H, W]
+    provenance: np.ndarray  # [H, W]
+    camera: PinholeCamera
+    world_from_cam: SE3
+
+
+def render_scene(
+    scene: GaussianScene,
+    views: Trajectory | Sequence[tuple[PinholeCamera, SE3]],
+    *,
+    rasterizer: Rasterizer,
+    device: torch.device,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    antialiased: bool = True,
+    job: Job | None = None,
+) -> list[RenderedView]:
+    """Render a scene along a trajectory, or from single cameras of any sizes.
+
+    Args:
+        scene: N Gaussians.
+        views: a trajectory, or pairs of (camera, world_from_cam).
+        rasterizer: what renders; it must take tensors of ``device``.
+        device: where torch computes.
+        background: colour in [0, 1] behind the scene.
+        antialiased: as the scene was fitted (``SplattingConfig.antialiased``); the other way, Gaussians smaller than a
+            pixel look wrong. Scenes of other programs mostly want False.
+        job: told of progress; cancellation is noticed between pictures.
+
+    Returns:
+        One view per pose, in order.
+
+    Raises:
+        InvalidInputError: for NaN or infinite parameters.
+        CancelledError: when the job was cancelled.
+    """
+    pairs = [(views.camera, p) for p in views.world_from_cams] if isinstance(views, Trajectory) else list(views)
+    job = job or Job(stage="render")
+    on_device = scene.to(device)
+    marks = _marks(on_device)
+    out = []
+    with torch.no_grad():
+        for i, (camera, pose) in enumerate(pairs):
+            job.step(i / len(pairs), f"view {i + 1} of {len(pairs)}")
+            out.append(_view(on_device, marks, camera, pose, rasterizer, background, antialiased))
+    return out
+
+
+def _marks(scene: GaussianScene) -> torch.Tensor:
+    """Harmonics [N, 1, 3] whose colours are confidence, observed (0 or 1) and generated (0 or 1)."""
+    observed = scene.provenance == int(Provenance.OBSERVED)
+    channels = torch.stack([scene.confidence.float(), observed.float(), (~observed).float()], dim=-1)
+    return sh_from_rgb(channels)[:, None]
+
+
+def _view(
+    scene: GaussianScene,
+    marks: torch.Tensor,
+    camera: PinholeCamera,
+    world_from_cam: SE3,
+    rasterizer: Rasterizer,
+    background: tuple[float, float, float],
+    antialiased: bool,
+) -> RenderedView:
+    device = scene.means.device
+    pose = torch.as_tensor(world_from_cam.inverse().matrix, dtype=torch.float32, device=device)[None]
+    intrinsics = torch.as_tensor(camera.matrix, dtype=torch.float32, device=device)[None]
+    pictures = [
+        rasterizer.render(
+            means=scene.means,
+            quats_wxyz=scene.quats_wxyz,
+            scales=scene.log_scales.exp(),
+            opacities=scene.logit_opacities.sigmoid(),
+            sh=sh,
+            cam_from_world=pose,
+            intrinsics=intrinsics,
+            width=camera.width,
+            height=camera.height,
+            background=torch.tensor([colour], dtype=torch.float32, device=device),
+            antialiased=antialiased,
+        )
+        for sh, colour in ((scene.sh, background), (marks, (0.0, 0.0, 0.0)))
+    ]
+    rgb = (pictures[0].rgb[0].clamp(0, 1) * 255).round().to(torch.uint8)
+    return _assembled(rgb, pictures[0].depth[0], pictures[0].alpha[0], pictures[1].rgb[0], camera, world_from_cam)
+
+
+def _assembled(
+    rgb_u8: torch.Tensor,
+    depth: torch.Tensor,
+    alpha: torch.Tensor,
+    marks: torch.Tensor,
+    camera: PinholeCamera,
+    world_from_cam: SE3,
+) -> RenderedView:
+    known = alpha >= MIN_ALPHA_KNOWN
+    confidence, observed, generated = marks.unbind(dim=-1)
+    kind = torch.where(observed > generated, int(Provenance.OBSERVED), int(Provenance.GENERATED))
+    return RenderedView(
+        rgb_u8=rgb_u8.cpu().numpy(),
+        depth=(depth * known).float().cpu().numpy(),
+        alpha=alpha.float().clamp(0, 1).cpu().numpy(),
+        confidence=(confidence * known).float().clamp(0, 1).cpu().numpy(),
+        provenance=torch.where(known, kind, int(Provenance.NONE)).to(torch.uint8).cpu().numpy(),
+        camera=camera,
+        world_from_cam=world_from_cam,
+    )
