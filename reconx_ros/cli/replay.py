@@ -100,11 +100,16 @@ def _is_compressed(reader: BagReader, topic: str) -> bool:
     return reader.topics[topic].type.endswith("/CompressedImage")
 
 
+def _depth_transport(reader: BagReader, topics: BagTopics) -> str:
+    return "compressedDepth" if topics.depth is not None and _is_compressed(reader, topics.depth) else "raw"
+
+
 def _defaults(reader: BagReader, frames: BagFrames, arguments: argparse.Namespace) -> dict[str, Any]:
     known = frames.transforms.frames()
     return {
         "ros.image_transport": "compressed" if _is_compressed(reader, frames.topics.image) else "raw",
         "ros.use_depth": arguments.use_depth,
+        "ros.depth_transport": _depth_transport(reader, frames.topics),
         "pointmap.use_depth": arguments.use_depth,
         "ros.map_frame": next((n for n in ("map", "odom", "world") if n in known), "map"),
         "ros.output_dir": str((arguments.out / "server").resolve()),

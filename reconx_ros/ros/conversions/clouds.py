@@ -1,0 +1,143 @@
+"""sensor_msgs/PointCloud2 to and from PointCloud.
+
+Layout, 28 bytes a point, little-endian::
+
+    offset 0 x, 4 y, 8 z (FLOAT32, map frame)      12 rgb (FLOAT32 holding the bits of 0x00RRGGBB)
+    offset 16 confidence (FLOAT32, 0 to 1)         20 provenance (UINT8: 1 observed, 2 generated), 3 bytes unused
+    offset 24 keyframe_id (UINT32)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from reconx_ros.core import InvalidInputError, PointCloud, Provenance
+from reconx_ros.ros.conversions.images import byte_array
+
+_OFFSETS = (0, 4, 8, 12, 16, 20, 24)
+CLOUD_DTYPE = np.dtype(
+    {
+        "names": ["x", "y", "z", "rgb", "confidence", "provenance", "keyframe_id"],
+        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "u1", "<u4"],
+        "offsets": list(_OFFSETS),
+        "itemsize": 28,
+    }
+)
+MAX_POINTS = 100_000_000
+_FIELD_TYPES = {
+    "x": PointField.FLOAT32,
+    "y": PointField.FLOAT32,
+    "z": PointField.FLOAT32,
+    "rgb": PointField.FLOAT32,
+    "confidence": PointField.FLOAT32,
+    "provenance": PointField.UINT8,
+    "keyframe_id": PointField.UINT32,
+}
+_NUMPY_TYPES = {
+    PointField.INT8: "i1",
+    PointField.UINT8: "u1",
+    PointField.INT16: "i2",
+    PointField.UINT16: "u2",
+    PointField.INT32: "i4",
+    PointField.UINT32: "u4",
+    PointField.FLOAT32: "f4",
+    PointField.FLOAT64: "f8",
+}
+
+
+def cloud_msg(cloud: PointCloud, header: Header) -> PointCloud2:
+    """The cloud as one unordered PointCloud2; ``is_dense`` is true only without NaN and infinity."""
+    msg = PointCloud2(header=header, height=1, width=len(cloud), is_bigendian=False)
+    msg.fields = [
+        PointField(name=name, offset=offset, datatype=int(kind), count=1)
+        for (name, kind), offset in zip(_FIELD_TYPES.items(), _OFFSETS, strict=True)
+    ]
+    msg.point_step = CLOUD_DTYPE.itemsize
+    msg.row_step = CLOUD_DTYPE.itemsize * len(cloud)
+    msg.is_dense = bool(np.isfinite(cloud.points).all())
+    msg.data = byte_array(packed(cloud))
+    return msg
+
+
+def packed(cloud: PointCloud) -> np.ndarray:
+    """The cloud as a structured array [P] of CLOUD_DTYPE; unused bytes are 0."""
+    rows = np.zeros(len(cloud), CLOUD_DTYPE)
+    rows["x"], rows["y"], rows["z"] = cloud.points.T
+    red, green, blue = cloud.rgb_u8.astype(np.uint32).T
+    rows["rgb"] = red << 16 | green << 8 | blue
+    rows["confidence"], rows["provenance"] = cloud.confidence, cloud.provenance
+    rows["keyframe_id"] = cloud.keyframe_ids
+    return rows
+
+
+def cloud_of(msg: PointCloud2) -> PointCloud:
+    """The points of a PointCloud2 of any layout that has x, y and z; organised clouds are flattened.
+
+    Absent fields: black, confidence 1, observed, keyframe 0.
+
+    Raises:
+        InvalidInputError: without x, y, z, for a field type unknown to ROS, or less data than the size asks for.
+    """
+    rows = _rows(msg)
+    names = rows.dtype.names or ()
+    count = len(rows)
+    colour = rows["rgb"].astype(np.uint32) if "rgb" in names else np.zeros(count, np.uint32)
+    return PointCloud(
+        points=np.stack([rows[axis].astype(np.float32) for axis in "xyz"], axis=1),
+        rgb_u8=np.stack([(colour >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)], axis=1),
+        confidence=_field(rows, "confidence", np.float32, 1.0),
+        provenance=_field(rows, "provenance", np.uint8, int(Provenance.OBSERVED)),
+        keyframe_ids=_field(rows, "keyframe_id", np.uint32, 0),
+    )
+
+
+def _field(rows: np.ndarray, name: str, kind: type, default: float) -> np.ndarray:
+    if name in (rows.dtype.names or ()):
+        return rows[name].astype(kind)
+    return np.full(len(rows), default, kind)
+
+
+def _rows(msg: PointCloud2) -> np.ndarray:
+    dtype = _dtype_of(msg)
+    width, height, row_step = int(msg.width), int(msg.height), int(msg.row_step)
+    if width * height > MAX_POINTS:
+        raise InvalidInputError(f"point cloud has {width}x{height} points, expected at most {MAX_POINTS}")
+    row = width * dtype.itemsize
+    row_step = row_step or row
+    needed = row_step * (height - 1) + row if height else 0
+    if row_step < row or len(msg.data) < needed:
+        raise InvalidInputError(
+            f"point cloud has {len(msg.data)} bytes in rows of {row_step}, "
+            f"expected {needed} for {width}x{height} points of {dtype.itemsize} bytes"
+        )
+    if width * height == 0:
+        return np.zeros(0, dtype)
+    grid = np.ndarray((height, width), dtype, buffer=memoryview(msg.data), strides=(row_step, dtype.itemsize))
+    return np.ascontiguousarray(grid).reshape(-1)
+
+
+def _dtype_of(msg: PointCloud2) -> np.dtype:
+    order = ">" if msg.is_bigendian else "<"
+    wanted = {field.name: field for field in msg.fields if field.name in _FIELD_TYPES}
+    missing = [axis for axis in "xyz" if axis not in wanted]
+    if missing:
+        raise InvalidInputError(f"point cloud lacks field {', '.join(missing)}, expected at least x, y and z")
+    formats = []
+    for field in wanted.values():
+        kind = _NUMPY_TYPES.get(field.datatype)
+        if kind is None:
+            raise InvalidInputError(f"point cloud field {field.name} has type {field.datatype}, expected 1 to 8")
+        formats.append(order + ("u4" if field.name == "rgb" and kind == "f4" else kind))
+    try:
+        return np.dtype(
+            {
+                "names": list(wanted),
+                "formats": formats,
+                "offsets": [int(field.offset) for field in wanted.values()],
+                "itemsize": int(msg.point_step),
+            }
+        )
+    except ValueError as error:
+        raise InvalidInputError(f"point cloud fields do not fit a point of {msg.point_step} bytes ({error})") from None

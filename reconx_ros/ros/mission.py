@@ -1,0 +1,71 @@
+"""Waiting for the nodes to do their work, and finishing a map as an operator would at the end of a drive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from reconx_ros.core import ReconstructionError
+from reconx_ros.msg import Status
+from reconx_ros.ros.recorder import Recorder, job_reports
+from reconx_ros.ros.session import RosSession
+
+_QUIET_STATUSES = 4  # statuses without a running job after which the nodes count as idle
+_JOB_TIMEOUT_S = 900.0
+_REPLY_TIMEOUT_S = 30.0
+
+
+def wait_idle(session: RosSession, recorder: Recorder, on_wait: Callable[[], None]) -> None:
+    """Wait until no reconstruction runs and none has begun for a few statuses.
+
+    Raises:
+        ReconstructionError: when a node dies or the time is over.
+    """
+    quiet, seen = 0, recorder.recording.statuses
+
+    def idle() -> bool:
+        nonlocal quiet, seen
+        status, count = recorder.recording.status, recorder.recording.statuses
+        if status is None or count == seen:
+            return False
+        seen = count
+        quiet = 0 if status.state == Status.RECONSTRUCTING else quiet + 1
+        return quiet >= _QUIET_STATUSES
+
+    session.wait(idle, "the reconstruction to end", timeout_s=_JOB_TIMEOUT_S, on_wait=on_wait)
+
+
+def finish_map(session: RosSession, recorder: Recorder, server_folder: Path, on_wait: Callable[[], None]) -> int:
+    """Trigger until every keyframe was part of a reconstruction; returns how often that was needed.
+
+    Args:
+        session: running nodes.
+        recorder: what was heard of them.
+        server_folder: where the server writes its results.
+        on_wait: called a few times a second.
+
+    Raises:
+        ReconstructionError: when the node refuses, or a reconstruction fails.
+    """
+    triggers = 0
+    posed = {i for i, keyframe in recorder.recording.keyframes.items() if keyframe.pose is not None}
+    while len(posed) > 1 and (left := posed - _used(server_folder)):
+        _trigger(session, recorder)
+        wait_idle(session, recorder, on_wait)
+        triggers += 1
+        if not left & _used(server_folder):
+            status = recorder.recording.status
+            raise ReconstructionError(status.last_error or "the triggered reconstruction used no new keyframe")
+    return triggers
+
+
+def _used(server_folder: Path) -> set[int]:
+    return {i for report in job_reports(server_folder) for i in report["keyframe_ids"]}
+
+
+def _trigger(session: RosSession, recorder: Recorder) -> None:
+    recorder.trigger()
+    session.wait(lambda: recorder.trigger_reply is not None, "the reply of ~/trigger", timeout_s=_REPLY_TIMEOUT_S)
+    reply = recorder.trigger_reply
+    if not reply.success:
+        raise ReconstructionError(f"reconx_node refused to reconstruct: {reply.message}")

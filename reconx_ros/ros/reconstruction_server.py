@@ -1,0 +1,245 @@
+"""The node that reconstructs: an action with one job at a time, and pictures of the newest scene on request.
+
+The work happens in a process of its own (``reconx_ros.ros.worker``), so that callbacks stay quick and a worker that is
+killed takes nothing with it. Runs wherever the GPU is, on the robot or beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+
+from reconx_ros.action import Reconstruct
+from reconx_ros.core import ReconxError
+from reconx_ros.ros import diagnostics
+from reconx_ros.ros.action_messages import request_of_goal, result_of_outcome
+from reconx_ros.ros.conversions import stamp_ns_of
+from reconx_ros.ros.folders import KeptResults, job_folder
+from reconx_ros.ros.goal_feedback import GoalFeedback, report_of, resident_mib, stage_values
+from reconx_ros.ros.job_data import ErrorCode, JobOutcome, JobRequest
+from reconx_ros.ros.job_queue import JobQueue, Ticket, Turn
+from reconx_ros.ros.lifecycle import ManagedNode, reported, spin
+from reconx_ros.ros.render_service import RenderService
+from reconx_ros.ros.worker_process import WorkerDiedError, WorkerProcess
+
+THREADS = 8
+_POLL_S = 0.05
+
+
+class ReconstructionServer(ManagedNode):
+    """Action ``~/reconstruct`` and service ``~/render_view``."""
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("reconstruction_server", **node_options)
+        self._queue = JobQueue()
+        self._tickets: dict[bytes, Ticket] = {}
+        self._worker: WorkerProcess | None = None
+        self._action: ActionServer | None = None
+        self._render: RenderService | None = None
+        self._diagnostics: diagnostics.DiagnosticsPublisher | None = None
+        self._last_job = "none yet"
+        self._last_failure = ""
+        self._report: dict[str, Any] = {}
+        self._kept = KeptResults()
+
+    # Lifecycle ------------------------------------------------------------------------------------------------
+
+    @reported
+    def on_configure(self) -> None:
+        """Make the worker process, the action and the service."""
+        self.check_parameters()
+        self._worker = WorkerProcess(self._log_worker, self.parameters.config.ros.worker_nice)
+        group = ReentrantCallbackGroup()
+        self._render = RenderService(self, self._worker, group)
+        self._action = ActionServer(
+            self,
+            Reconstruct,
+            "~/reconstruct",
+            execute_callback=self._execute,
+            goal_callback=self._on_goal,
+            handle_accepted_callback=self._on_accepted,
+            cancel_callback=self._on_cancel,
+            callback_group=group,
+        )
+        self._diagnostics = diagnostics.DiagnosticsPublisher(self, [self._statuses], self.steady)
+
+    @reported
+    def on_activate(self) -> None:
+        """Take goals; the worker loads the library meanwhile."""
+        assert self._worker is not None
+        self._worker.start()
+        self.active = True
+
+    @reported
+    def on_deactivate(self) -> None:
+        """Refuse new goals and cancel the running one."""
+        self.active = False
+
+    @reported
+    def on_cleanup(self) -> None:
+        """End the worker; its scene is forgotten."""
+        self._release()
+
+    @reported
+    def on_shutdown(self) -> None:
+        """As cleanup."""
+        self._release()
+
+    def close(self) -> None:
+        """As ManagedNode."""
+        self.active = False
+        if self._worker is not None:
+            self._worker.stop()
+
+    def _release(self) -> None:
+        self.close()
+        for part in (self._render, self._diagnostics):
+            if part is not None:
+                part.close()
+        if self._action is not None:
+            self._action.destroy()
+        self._render = self._diagnostics = self._action = self._worker = None
+
+    def _log_worker(self, level: int, sentence: str) -> None:
+        logger = self.get_logger()
+        if level >= logging.ERROR:
+            logger.error(sentence)
+        elif level >= logging.WARNING:
+            logger.warning(sentence)
+        else:
+            logger.info(sentence)
+
+    # Goals ----------------------------------------------------------------------------------------------------
+
+    def _on_goal(self, goal: Reconstruct.Goal) -> GoalResponse:
+        if self.active:
+            return GoalResponse.ACCEPT
+        self.get_logger().warning(f"job '{goal.job_id}' is refused: the server is not active")
+        return GoalResponse.REJECT
+
+    def _on_accepted(self, handle: ServerGoalHandle) -> None:
+        self._tickets[bytes(handle.goal_id.uuid)] = self._queue.enter()  # here, in the order of arrival
+        handle.execute()
+
+    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        del handle
+        return CancelResponse.ACCEPT
+
+    def _execute(self, handle: ServerGoalHandle) -> Reconstruct.Result:
+        ticket = self._tickets.pop(bytes(handle.goal_id.uuid))
+        feedback = GoalFeedback(handle)
+        try:
+            turn = self._queue.wait(ticket, lambda: self._unwanted(handle), feedback.beat, _POLL_S)
+            outcome = self._outcome(handle, turn, feedback)
+        except ReconxError as error:
+            outcome = JobOutcome.failure(ErrorCode.INVALID_GOAL, str(error))
+        finally:
+            self._queue.leave(ticket)
+        return self._finish(handle, outcome)
+
+    def _unwanted(self, handle: ServerGoalHandle) -> bool:
+        return bool(handle.is_cancel_requested) or not self.active
+
+    def _outcome(self, handle: ServerGoalHandle, turn: Turn, feedback: GoalFeedback) -> JobOutcome:
+        if turn is Turn.SUPERSEDED:
+            return JobOutcome.failure(ErrorCode.SUPERSEDED, "a newer job took its place before it started")
+        if turn is Turn.CANCELLED:
+            return JobOutcome.failure(ErrorCode.CANCELLED, "cancelled before it started")
+        request = request_of_goal(handle.request)
+        self.get_logger().info(f"job '{request.job_id}' starts with {len(request.keyframes)} keyframes")
+        return self._worked(request, handle, feedback)
+
+    def _worked(self, request: JobRequest, handle: ServerGoalHandle, feedback: GoalFeedback) -> JobOutcome:
+        assert self._worker is not None
+        config = self.parameters.config
+        out_dir = str(job_folder(config.ros.output_dir, request.job_id))
+        key, future = self._worker.run(request, config, out_dir, config.ros.worker_target, feedback.take)
+        try:
+            return self._awaited(key, future, handle, feedback)
+        except WorkerDiedError as error:
+            return JobOutcome.failure(ErrorCode.WORKER_DIED, f"{error}; it starts again with the next job")
+
+    def _awaited(
+        self, key: str, future: Future[JobOutcome], handle: ServerGoalHandle, feedback: GoalFeedback
+    ) -> JobOutcome:
+        assert self._worker is not None
+        deadline_s: float | None = None
+        while True:
+            try:
+                return future.result(timeout=_POLL_S)
+            except FutureTimeoutError:
+                feedback.beat()
+            if deadline_s is None and self._unwanted(handle):
+                self._worker.cancel(key)
+                deadline_s = time.monotonic() + self.parameters.config.ros.cancel_timeout_s
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                self._worker.kill()
+                return JobOutcome.failure(ErrorCode.CANCELLED, "cancelled; the worker did not stop and was ended")
+
+    def _finish(self, handle: ServerGoalHandle, outcome: JobOutcome) -> Reconstruct.Result:
+        header, name = handle.request.header, handle.request.job_id
+        self._note(name, outcome)
+        if outcome.scene_path:
+            self._kept.add(Path(outcome.scene_path), self.parameters.config.ros.keep_results)
+        result = result_of_outcome(outcome, stamp_ns_of(header.stamp), header.frame_id)
+        if self._render is not None and outcome.error_code in (ErrorCode.NONE, ErrorCode.NO_DISK):
+            self._render.scene_header = header
+        if outcome.succeeded:
+            handle.succeed()
+        elif outcome.error_code == ErrorCode.CANCELLED and handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return result
+
+    def _note(self, name: str, outcome: JobOutcome) -> None:
+        if outcome.succeeded:
+            self._report = report_of(outcome.report_json)
+            self._last_failure = ""
+            self._last_job = f"job '{name}' made {len(outcome.cloud)} points, {len(outcome.novel_views)} novel views"
+            self.get_logger().info(self._last_job)
+            return
+        self._last_job = f"job '{name}' ended with {outcome.error_code.name}: {outcome.error_msg}"
+        calm = outcome.error_code in (ErrorCode.CANCELLED, ErrorCode.SUPERSEDED)
+        self._last_failure = "" if calm else self._last_job
+        log = self.get_logger().info if calm else self.get_logger().error
+        log(self._last_job)
+
+    def _statuses(self) -> list[DiagnosticStatus]:
+        pid = self._worker.pid if self._worker is not None else None
+        level = diagnostics.ERROR if self._last_failure else diagnostics.OK
+        words = self._last_failure or (
+            "a job is running" if self._queue.busy else "ready" if self.active else "inactive"
+        )
+        values = {
+            "worker process": pid or "not running",
+            "worker memory [MiB]": resident_mib(pid),
+            "worker device": self._worker.device if self._worker is not None else "",
+            "last job": self._last_job,
+            "active": self.active,
+            **stage_values(self._report),
+        }
+        unknown = self.parameters.unknown
+        parameters = diagnostics.status(
+            "parameters", diagnostics.WARN if unknown else diagnostics.OK, "; ".join(unknown) or "all known"
+        )
+        return [diagnostics.status("jobs", level, words, values), parameters]
+
+
+def main(make: Callable[[], ManagedNode] = ReconstructionServer) -> int:
+    """Run the server."""
+    return spin(make, THREADS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,159 @@
+"""Runs the real nodes as separate processes and a recorder beside them: what ``demo`` and ``replay`` stand on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import rclpy
+import yaml
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from reconx_ros.core import ReconstructionError
+from reconx_ros.ros.environment import prepare
+
+_STOP_TIMEOUT_S = 10.0
+_WAKE_S = 0.25
+
+
+class NodeProcess:
+    """One node in a process of its own, its output in a log file."""
+
+    def __init__(
+        self,
+        module: str,
+        parameters: Mapping[str, Any],
+        remaps: Mapping[str, str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.name = module.rsplit(".", 1)[-1]
+        self.log = folder / f"{self.name}.log"
+        parameter_file = folder / f"{self.name}.yaml"
+        parameter_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}))
+        command = [sys.executable, "-m", module, "--ros-args", "--params-file", str(parameter_file)]
+        for source, target in remaps.items():
+            command += ["-r", f"{source}:={target}"]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
+            )
+
+    def check(self) -> None:
+        """Raise ReconstructionError when the process ended with an error."""
+        code = self._process.poll()
+        if code not in (None, 0):
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "no output"
+            raise ReconstructionError(f"{self.name} ended with code {code}: {last} (log: {self.log})")
+
+    def stop(self) -> None:
+        """Ask the process to end, then insist."""
+        for stop_signal in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class RosSession:
+    """A private DDS domain with our nodes in it; use as a context manager.
+
+    Attributes:
+        context: the rclpy context of this process in that domain.
+        folder: where parameter files and logs go.
+    """
+
+    def __init__(self, folder: Path, *, domain_id: int | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = domain_id if domain_id is not None else random.SystemRandom().randint(1, 101)
+        prepare(os.environ, domain_id=chosen)
+        self._domain_id = chosen
+        self._processes: list[NodeProcess] = []
+        self._nodes: list[Node] = []
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> RosSession:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=self._domain_id)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._thread = threading.Thread(target=self._spin, name="session", daemon=True)
+        self._thread.start()
+        return self
+
+    def _spin(self) -> None:
+        while self.context.ok():
+            self._executor.spin_once(timeout_sec=_WAKE_S)
+            with self._changed:
+                self._changed.notify_all()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in reversed(self._processes):
+            process.stop()
+        self._executor.shutdown()
+        with contextlib.suppress(Exception):
+            rclpy.shutdown(context=self.context)
+        self._thread.join(timeout=_STOP_TIMEOUT_S)
+        for node in self._nodes:
+            node.destroy_node()
+
+    def start(self, module: str, parameters: Mapping[str, Any], remaps: Mapping[str, str] | None = None) -> NodeProcess:
+        """Start a node's module as a process."""
+        process = NodeProcess(module, parameters, remaps or {}, folder=self.folder, environment=os.environ)
+        self._processes.append(process)
+        return process
+
+    def add_node(self, node: Node) -> None:
+        """Spin a node of this process."""
+        self._nodes.append(node)
+        self._executor.add_node(node)
+
+    def wait(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        timeout_s: float,
+        on_wait: Callable[[], None] | None = None,
+    ) -> None:
+        """Wait until a condition on what the nodes received holds.
+
+        Args:
+            condition: evaluated whenever something may have happened.
+            what: names what is waited for, in messages.
+            timeout_s: longest wait.
+            on_wait: called about four times a second, for progress.
+
+        Raises:
+            ReconstructionError: when a node process died or the time is over.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            for process in self._processes:
+                process.check()
+            if time.monotonic() > deadline:
+                raise ReconstructionError(f"waited {timeout_s:g} s in vain for {what} (logs: {self.folder})")
+            if on_wait is not None:
+                on_wait()
+            with self._changed:
+                self._changed.wait(timeout=_WAKE_S)
