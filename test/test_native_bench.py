@@ -1,0 +1,35 @@
+"""The benchmark's rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from native_oracle import ISAS, rasterizer
+
+from reconx_ros.splatting.bench import random_scene, run_bench
+
+
+def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rasterizer(monkeypatch, ISAS[0])
+    rows = run_bench(cases=[(32, 24, 100)], ssim_sizes=[(32, 24)], repeats=1, baseline_repeats=1)
+    assert [(row["what"], row["size"], row["gaussians"]) for row in rows] == [
+        ("rasterizer", "32x24", 100),
+        ("ssim", "32x24", None),
+    ]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["torch_ms"] / row["native_ms"])
+        assert row["native_ms"] > 0
+
+
+@pytest.mark.slow
+def test_fifty_thousand_gaussians_are_far_faster_than_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rasterizer(monkeypatch, ISAS[0])
+    (row,) = run_bench(cases=[(256, 256, 50_000)], ssim_sizes=[], repeats=9, baseline_repeats=2)
+    assert row["ratio"] > 5, "measured 25 and more on an idle computer; the bar allows for a busy one"
+
+
+def test_scene_fills_the_picture() -> None:
+    scene = random_scene(64, 48, 500)
+    spot = scene["means"] @ scene["intrinsics"][0].T
+    pixels = spot[:, :2] / spot[:, 2:]
+    assert bool((pixels > -0.501).all()) and bool((pixels < torch.tensor([63.501, 47.501])).all())
