@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         problem = reader.problem
     summary.update(bag=str(arguments.bag), bag_problem=problem, seconds=time.perf_counter() - started)
     if problem:
-        summary["warnings"] = [*summary["warnings"], problem]
+        summary["warnings"] = list(dict.fromkeys([*summary["warnings"], problem]))
     write_json(out / "report.json", summary)
     if arguments.json:
         write_json(arguments.json, summary)

@@ -26,6 +26,7 @@ from reconx_ros.ros.environment import prepare
 
 _STOP_TIMEOUT_S = 10.0
 _WAKE_S = 0.25
+_LAST_DOMAIN_ID = 101  # the highest that every system supports
 
 
 class NodeProcess:
@@ -74,26 +75,33 @@ class NodeProcess:
 
 
 class RosSession:
-    """A private DDS domain with our nodes in it; use as a context manager.
+    """Our nodes in a DDS domain; use as a context manager.
+
+    The domain is the user's where ``ROS_DOMAIN_ID`` is set, so that rviz2 in another terminal can watch; else a private
+    one, drawn at random.
+
+    Args:
+        folder: for parameter files and logs; made when missing.
 
     Attributes:
+        domain_id: the domain.
         context: the rclpy context of this process in that domain.
         folder: where parameter files and logs go.
     """
 
-    def __init__(self, folder: Path, *, domain_id: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = domain_id if domain_id is not None else random.SystemRandom().randint(1, 101)
-        prepare(os.environ, domain_id=chosen)
-        self._domain_id = chosen
+        own = os.environ.get("ROS_DOMAIN_ID", "")
+        self.domain_id = int(own) if own.isdigit() else random.SystemRandom().randint(1, _LAST_DOMAIN_ID)
+        prepare(os.environ, domain_id=self.domain_id)
         self._processes: list[NodeProcess] = []
         self._nodes: list[Node] = []
         self._changed = threading.Condition()
 
     def __enter__(self) -> RosSession:
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=self._domain_id)
+        rclpy.init(context=self.context, domain_id=self.domain_id)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._thread = threading.Thread(target=self._spin, name="session", daemon=True)
         self._thread.start()
