@@ -17,7 +17,16 @@ from reconx_ros.cli.common import (
     writable_folder,
     write_json,
 )
-from reconx_ros.cli.ros_run import draw_recording, newest_views, node_parameters, save_recording, summarise, watch_job
+from reconx_ros.cli.ros_run import (
+    closing_rows,
+    draw_recording,
+    map_rows,
+    newest_views,
+    node_parameters,
+    save_recording,
+    summarise,
+    watch_job,
+)
 from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
@@ -134,24 +143,14 @@ def score(recording: Recording, seed: int) -> dict[str, Any]:
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
+    within = 100 * summary["depth_within_2pct"]
+    novel = f"{summary['novel_views']}, {summary['psnr_heldout']:.2f} dB against frames the nodes never saw"
+    callback = summary["callback_ms"]
     rows = [
-        ("frames in", f"{summary['frames_in']}  (not used: {summary['frames_dropped'] or 'none'})"),
-        ("keyframes", str(summary["keyframes"])),
-        ("reconstructions", str(summary["reconstructions"])),
-        ("coverage", f"{summary['coverage_before']:.2f} before, {summary['coverage_after']:.2f} after"),
-        ("points", f"{summary['points']:,} ({'metres' if summary['metric_scale'] else 'unknown scale'})"),
-        (
-            "depth vs truth",
-            f"abs rel {summary['depth_abs_rel']:.4f}, within 2 %: {100 * summary['depth_within_2pct']:.1f} %",
-        ),
-        (
-            "novel views",
-            f"{summary['novel_views']}, {summary['psnr_heldout']:.2f} dB against frames the nodes never saw",
-        ),
-        ("image callback", f"p50 {summary['callback_ms']['p50']:.2f} ms, p99 {summary['callback_ms']['p99']:.2f} ms"),
+        *map_rows(summary),
+        ("depth vs truth", f"abs rel {summary['depth_abs_rel']:.4f}, within 2 %: {within:.1f} %"),
+        ("novel views", novel),
+        ("image callback", f"p50 {callback['p50']:.2f} ms, p99 {callback['p99']:.2f} ms"),
+        *closing_rows(summary, out),
     ]
-    for stage in summary["stages"]:
-        rows.append((f"  {stage['name']}", f"{stage['backend']}, {stage['seconds']:.1f} s, {stage['peak_mb']:.0f} MiB"))
-    rows += [("warning", w) for w in summary["warnings"]]
-    rows += [("took", f"{summary['seconds']:.0f} s"), ("result", str(out))]
     print_table("reconx demo", rows)

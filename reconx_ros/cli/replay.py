@@ -18,7 +18,15 @@ from reconx_ros.cli.common import (
     writable_folder,
     write_json,
 )
-from reconx_ros.cli.ros_run import draw_recording, node_parameters, save_recording, summarise, watch_job
+from reconx_ros.cli.ros_run import (
+    closing_rows,
+    draw_recording,
+    map_rows,
+    node_parameters,
+    save_recording,
+    summarise,
+    watch_job,
+)
 from reconx_ros.core import InvalidInputError
 from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics
 from reconx_ros.pipeline.config import ReconxConfig
@@ -209,21 +217,10 @@ def remaps(reader: BagReader, topics: BagTopics) -> dict[str, str]:
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
+    rows = [*map_rows(summary), ("novel views", str(summary["novel_views"]))]
     depth = summary["depth"]
-    rows = [
-        ("frames in", f"{summary['frames_in']}  (not used: {summary['frames_dropped'] or 'none'})"),
-        ("keyframes", str(summary["keyframes"])),
-        ("reconstructions", str(summary["reconstructions"])),
-        ("coverage", f"{summary['coverage_before']:.2f} before, {summary['coverage_after']:.2f} after"),
-        ("points", f"{summary['points']:,} ({'metres' if summary['metric_scale'] else 'unknown scale'})"),
-        ("novel views", str(summary["novel_views"])),
-    ]
     if depth is not None:
         rows.append(
             ("depth vs sensor", f"median {100 * depth['median']:.2f} %, within 2 %: {100 * depth['within_2pct']:.0f} %")
         )
-    for stage in summary["stages"]:
-        rows.append((f"  {stage['name']}", f"{stage['backend']}, {stage['seconds']:.1f} s, {stage['peak_mb']:.0f} MiB"))
-    rows += [("warning", w) for w in summary["warnings"]]
-    rows += [("took", f"{summary['seconds']:.0f} s"), ("result", str(out))]
-    print_table("reconx replay", rows)
+    print_table("reconx replay", [*rows, *closing_rows(summary, out)])

@@ -112,3 +112,24 @@ def newest_views(recording: Recording) -> list[NovelView]:
     """The complete novel views of the newest result: stamps of one result lie within nanoseconds of each other."""
     stamps = sorted(s for s, v in recording.novel_views.items() if v.complete)
     return [recording.novel_views[s] for s in stamps if stamps[-1] - s < _SAME_RESULT_NS]
+
+
+def map_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of the summary table on what came in and what map it made."""
+    before, after = (float("nan") if summary[k] is None else summary[k] for k in ("coverage_before", "coverage_after"))
+    return [
+        ("frames in", f"{summary['frames_in']}  (not used: {summary['frames_dropped'] or 'none'})"),
+        ("keyframes", str(summary["keyframes"])),
+        ("reconstructions", str(summary["reconstructions"])),
+        ("coverage", f"{before:.2f} before, {after:.2f} after"),
+        ("points", f"{summary['points']:,} ({'metres' if summary['metric_scale'] else 'unknown scale'})"),
+    ]
+
+
+def closing_rows(summary: dict[str, Any], out: Path) -> list[tuple[str, str]]:
+    """Rows of the summary table on stages, warnings, time and place."""
+    rows = [
+        (f"  {s['name']}", f"{s['backend']}, {s['seconds']:.1f} s, {s['peak_mb']:.0f} MiB") for s in summary["stages"]
+    ]
+    rows += [("warning", w) for w in summary["warnings"]]
+    return [*rows, ("took", f"{summary['seconds']:.0f} s"), ("result", str(out))]

@@ -1,0 +1,1 @@
+"""Files and bytes: images, scene folders, PLY, bags, lens rectification."""

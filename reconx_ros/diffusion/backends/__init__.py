@@ -1,0 +1,1 @@
+"""View generators; see the registry in ``diffusion/base.py``."""
