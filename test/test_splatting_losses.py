@@ -136,3 +136,27 @@ def test_images_of_another_size_are_refused() -> None:
     _, target = images()
     with pytest.raises(InvalidInputError, match=r"SSIM image has shape \[5, 23, 3\]"):
         ssim_map(target[:5], SsimTarget.of(target, torch.ones(19, 23)))
+
+
+def test_the_compiled_ssim_is_the_torch_ssim_in_value_and_gradient() -> None:
+    from reconx_ros.core.registry import create
+    from reconx_ros.splatting.base import registry
+    from reconx_ros.splatting.fit import ssim_loss_for
+    from reconx_ros.splatting.losses import torch_ssim_loss
+
+    reason = registry()["native"].missing()
+    if reason is not None:
+        pytest.skip(reason)
+    generator = torch.Generator().manual_seed(3)
+    image, truth = torch.rand(2, 37, 53, 3, generator=generator)
+    known = torch.rand(37, 53, generator=generator) > 0.3
+    weight = torch.rand(37, 53, generator=generator) * known
+    target = SsimTarget.of(truth, known)
+    results = []
+    for loss in (torch_ssim_loss, ssim_loss_for(create(registry(), "native", kind="rasterizer"))):
+        leaf = image.clone().requires_grad_()
+        value = loss(leaf, target, weight)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-3, atol=1e-7)

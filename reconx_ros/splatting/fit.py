@@ -15,7 +15,14 @@ from reconx_ros.core.checks import check_finite
 from reconx_ros.splatting.attribution import attribute
 from reconx_ros.splatting.base import Rasterizer, Rendering
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.losses import LossWeights, PerceptualLoss, view_loss
+from reconx_ros.splatting.losses import (
+    LossWeights,
+    PerceptualLoss,
+    SsimLoss,
+    SsimTarget,
+    torch_ssim_loss,
+    view_loss,
+)
 from reconx_ros.splatting.parameters import SceneParameters, scene_extent
 from reconx_ros.splatting.targets import TrainingView, training_views
 
@@ -108,6 +115,7 @@ class _Fit:
         self.seconds = dict.fromkeys(("prepare", "render", "loss", "backward", "optimizer", "attribution"), 0.0)
         self.losses: list[float] = []
         self.config, self.rasterizer, self.perceptual = config, rasterizer, perceptual
+        self.ssim_loss = ssim_loss_for(rasterizer)
         with self._timed("prepare"):
             self.views = training_views(sequence, config, device)
             self.parameters = SceneParameters.of(scene, scene_extent(scene, self.views), device)
@@ -143,7 +151,9 @@ class _Fit:
         with self._timed("render"):
             picture = self._render(view)
         with self._timed("loss"):
-            loss = view_loss(picture.rgb[0], picture.depth[0], view.target, self.weights, self.perceptual)
+            loss = view_loss(
+                picture.rgb[0], picture.depth[0], view.target, self.weights, self.perceptual, self.ssim_loss
+            )
         with self._timed("backward"):
             (loss / self.config.batch_views).backward()
         return float(loss.detach())
@@ -180,6 +190,18 @@ class _Fit:
         if terms["depth"] == "on" and all(v.target.depth is None for v in self.views):
             terms["depth"] = "unavailable"
         return terms
+
+
+def ssim_loss_for(rasterizer: Rasterizer) -> SsimLoss:
+    """The compiled SSIM beside the compiled rasteriser, torch's beside any other."""
+    if rasterizer.name != "native":
+        return torch_ssim_loss
+    from reconx_ros.splatting.backends.native_ssim import native_ssim_loss
+
+    def compiled(image: torch.Tensor, target: SsimTarget, weight: torch.Tensor) -> torch.Tensor:
+        return native_ssim_loss(image, target.image, weight, target.known[..., 0], target.normalizer[..., 0])
+
+    return compiled
 
 
 def _check_scene(scene: GaussianScene) -> None:

@@ -112,6 +112,15 @@ def ssim_map(image: torch.Tensor, target: SsimTarget) -> torch.Tensor:
     return (luminance * contrast).mean(dim=-1)
 
 
+SsimLoss = Callable[[torch.Tensor, SsimTarget, torch.Tensor], torch.Tensor]
+"""Mean over pixels of weight [H, W] * (1 - SSIM) of an image [H, W, 3] against a target."""
+
+
+def torch_ssim_loss(image: torch.Tensor, target: SsimTarget, weight: torch.Tensor) -> torch.Tensor:
+    """The SsimLoss of ``ssim_map``, on any device."""
+    return (weight * (1 - ssim_map(image, target))).mean()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewTarget:
     """What one view asks of its picture.
@@ -145,6 +154,7 @@ def view_loss(
     target: ViewTarget,
     weights: LossWeights,
     perceptual: PerceptualLoss | None = None,
+    ssim_loss: SsimLoss = torch_ssim_loss,
 ) -> torch.Tensor:
     """Loss of one picture, ReconX eq. 7 with the confidence inside the sum over pixels.
 
@@ -157,13 +167,14 @@ def view_loss(
         target: what the picture should be; its weight is C.
         weights: factors of the terms.
         perceptual: LPIPS or the like; None leaves the term out.
+        ssim_loss: what computes the SSIM term.
 
     Returns:
         A scalar.
     """
     loss = weights.l1 * weighted_l1(rgb, target.rgb, target.weight)
     if weights.ssim > 0:
-        loss = loss + weights.ssim * (target.weight * (1 - ssim_map(rgb, target.ssim))).mean()
+        loss = loss + weights.ssim * ssim_loss(rgb, target.ssim, target.weight)
     if weights.lpips > 0 and perceptual is not None:
         known = target.ssim.known
         loss = loss + weights.lpips * (target.weight * perceptual(rgb * known, target.rgb * known)).mean()
