@@ -30,6 +30,7 @@ from reconx_ros.pipeline.stages import StageRecorder
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.fit import FitResult, fit
 from reconx_ros.splatting.init import initial_scene
+from reconx_ros.splatting.lpips import perceptual_from_config
 from reconx_ros.splatting.render import RenderedView, render_scene
 from reconx_ros.splatting.select import select_rasterizer
 
@@ -128,7 +129,14 @@ class Reconstructor:
         config = self._config
         start = initial_scene(views, config.splatting, seed=config.seed)
         return fit(
-            start, sequence, config.splatting, rasterizer=rasterizer, device=self._device, job=job, seed=config.seed
+            start,
+            sequence,
+            config.splatting,
+            rasterizer=rasterizer,
+            device=self._device,
+            job=job,
+            seed=config.seed,
+            perceptual=perceptual_from_config(config.splatting),
         )
 
     def _render(
