@@ -136,6 +136,14 @@ class ReconstructionServer(ManagedNode):
         return CancelResponse.ACCEPT
 
     def _execute(self, handle: ServerGoalHandle) -> Reconstruct.Result:
+        try:
+            return self._run_goal(handle)
+        except Exception:
+            if self.context.ok():
+                raise
+            return Reconstruct.Result()  # the process is ending, and its client hears nothing any more
+
+    def _run_goal(self, handle: ServerGoalHandle) -> Reconstruct.Result:
         ticket = self._tickets.pop(bytes(handle.goal_id.uuid))
         feedback = GoalFeedback(handle)
         try:
