@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_oracle import ISAS, make_scene, rasterizer
+from native_oracle import GAUSSIAN_NAMES, ISAS, as_leaves, make_scene, rasterizer, relative_error
 
 import reconx_ros
 from reconx_ros.core import BackendUnavailableError
@@ -75,6 +76,36 @@ def test_checkout_compiles_once_into_the_cache(empty_cache: Path, caplog: pytest
     found = list(empty_cache.rglob("*.so"))
     assert [path.name for path in found] == [build_native.library_name(build_native.BASELINE)]
     assert found[0].parent.name == f"{reconx_ros.__version__}-{build_native.source_hash()}"
+
+
+@needs_compiler
+def test_old_compilers_get_what_they_know(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"avx512": ("-march=not-yet-invented",), build_native.BASELINE: ()}
+    monkeypatch.setattr(build_native, "isa_flags", lambda machine=None: flags)
+    monkeypatch.setitem(library._CPU_FLAGS, "avx512", frozenset())
+    library._load.__wrapped__("")
+    assert [path.name.split("-")[1] for path in empty_cache.rglob("*.so")] == [build_native.BASELINE]
+    with pytest.raises(BackendUnavailableError, match="does not know the instruction set avx512"):
+        library._load.__wrapped__("avx512")
+
+
+@needs_compiler
+def test_branches_of_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What aarch64 compiles, without intrinsics, gives the same pictures and gradients here."""
+    truth = rasterizer(monkeypatch, build_native.BASELINE)
+    monkeypatch.setattr(build_native, "FLAGS", (*build_native.FLAGS, "-Werror", "-DRECONX_GENERIC"))
+    built = build_native.build(tmp_path, isas=[build_native.BASELINE])
+    assert built is not None
+    generic = library._declared(ctypes.CDLL(str(built[0])), built[0])
+    monkeypatch.setattr(library, "load_library", lambda: generic)
+    results = []
+    for native in (truth, NativeRasterizer()):
+        leaves = as_leaves(make_scene(700, width=70, height=50, bases=16, cameras=2, seed=8))
+        picture = native.render(**leaves, antialiased=True)
+        (picture.rgb.sum() + picture.depth.sum()).backward()
+        results.append([picture.rgb.detach(), *(leaves[name].grad for name in (*GAUSSIAN_NAMES, "cam_from_world"))])
+    for ours, theirs in zip(*results, strict=True):
+        assert relative_error(ours, theirs) < 1e-4
 
 
 @needs_compiler

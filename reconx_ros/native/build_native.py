@@ -75,7 +75,7 @@ def build(
     Args:
         out_dir: made if missing. Files appear complete (renamed into place), so several processes may build at once.
         compiler: name or path; None looks for one.
-        isas: which instruction sets; None is all of the machine.
+        isas: which instruction sets; None is all of the machine that the compiler has.
         machine: machine to build for, for cross compilers; None is this one.
 
     Returns:
@@ -88,14 +88,20 @@ def build(
     compiler = compiler or find_compiler()
     if compiler is None:
         return None
-    flags = isa_flags(machine)
-    chosen = [isa for isa in flags if isas is None or isa in isas]
+    flags = {isa: f for isa, f in isa_flags(machine).items() if isas is None or isa in isas}
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".build-") as scratch:
-        made = _compile(compiler, {isa: flags[isa] for isa in chosen}, Path(scratch))
+        known = {isa: f for isa, f in flags.items() if isa == BASELINE or _understands(compiler, f)}
+        made = _compile(compiler, known, Path(scratch))
         for path in made:
             path.replace(out_dir / path.name)
     return [out_dir / path.name for path in made]
+
+
+def _understands(compiler: str, flags: Sequence[str]) -> bool:
+    """Whether a compiler has an instruction set; old ones lack the newest."""
+    command = [compiler, *flags, "-x", "c", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _compile(compiler: str, isas: dict[str, tuple[str, ...]], scratch: Path) -> list[Path]:

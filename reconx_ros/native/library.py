@@ -111,8 +111,7 @@ def _load(wanted: str) -> ctypes.CDLL:
         raise BackendUnavailableError(
             f"{ISA_VARIABLE} is '{wanted}', but this computer has {present}: choose one of these"
         )
-    isa = wanted or isas[0]
-    path = _installed(isa) or _cached(isa)
+    path = _find((wanted,) if wanted else isas)
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -120,12 +119,22 @@ def _load(wanted: str) -> ctypes.CDLL:
     return _declared(library, path)
 
 
+def _find(isas: tuple[str, ...]) -> Path:
+    """An installed library for the first of these that has one, else a compiled one for the first that compiles."""
+    for look in (_installed, _cached):
+        for isa in isas:
+            path = look(isa)
+            if path is not None:
+                return path
+    raise BackendUnavailableError(f"the C compiler does not know the instruction set {isas[0]}: unset {ISA_VARIABLE}")
+
+
 def _installed(isa: str) -> Path | None:
     name = build_native.library_name(isa)
     return next((path for folder in reconx_ros.__path__ if (path := Path(folder) / "native" / name).is_file()), None)
 
 
-def _cached(isa: str) -> Path:
+def _cached(isa: str) -> Path | None:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reconx_ros"
     folder = root / f"{reconx_ros.__version__}-{build_native.source_hash()}"
     path = folder / build_native.library_name(isa)
@@ -138,6 +147,8 @@ def _cached(isa: str) -> Path:
         raise BackendUnavailableError(f"the kernels cannot be compiled into {folder}: {error}") from None
     if built is None:
         raise BackendUnavailableError(f"the kernels are not compiled and there is no C compiler: {_CURE}")
+    if not built:
+        return None
     _LOG.info("compiled the %s kernels into %s in %.1f s", isa, folder, time.perf_counter() - start)
     return built[0]
 

@@ -5,16 +5,18 @@
  */
 #include "raster.h"
 
+#define WRITE_AHEAD 4 /* entries between fetching a row of the result and writing it */
 #define LINE __attribute__((aligned(64)))
 
-/* Pixels of a tile: where the rays are and what the pixels ask for. */
+/* Pixels of a block: where the rays are and what the pixels ask for. One block's vectors lie together: arrays over the tile
+ * would be 4096 bytes apart, and loads would wait for stores that only look as if they met. */
 typedef struct {
-    LINE float through[TILE_BLOCKS][BLOCK_PIXELS]; /* transmittance behind the ellipse at hand */
-    LINE float behind[TILE_BLOCKS][BLOCK_PIXELS];  /* what lies behind it, times the pixel's gradient */
-    LINE int32_t last[TILE_BLOCKS][BLOCK_PIXELS];
-    LINE float v_color[3][TILE_BLOCKS][BLOCK_PIXELS];
-    LINE float v_depth[TILE_BLOCKS][BLOCK_PIXELS];
-    LINE float x[TILE_BLOCKS][BLOCK_PIXELS], y[TILE_BLOCKS][BLOCK_PIXELS];
+    LINE float through[BLOCK_PIXELS]; /* transmittance behind the ellipse at hand */
+    LINE float behind[BLOCK_PIXELS];  /* what lies behind it, times the pixel's gradient */
+    LINE float v_color[3][BLOCK_PIXELS];
+    LINE float v_depth[BLOCK_PIXELS];
+    LINE float x[BLOCK_PIXELS], y[BLOCK_PIXELS]; /* from the tile's first pixel */
+    LINE int32_t last[BLOCK_PIXELS];
 } rays;
 
 /* Gradients of a block's pixels as planes r, g, b, alpha, depth; zero outside of the picture. */
@@ -36,7 +38,7 @@ static void load_block(const job *j, int x, int y, const reconx_pictures *in, fl
 }
 
 /* The rays of one block behind all its ellipses, where the background is the first thing behind. */
-static void start_block(const job *j, int block, int x, int y, const block_state *state, const reconx_pictures *in, rays *r, vf *v_back) {
+static void start_block(const job *j, int x, int y, const block_state *state, const reconx_pictures *in, rays *r, vf *v_back) {
     const float none[3] = {0, 0, 0}, *back = j->scene->background ? j->scene->background + 3 * j->camera : none;
     float planes[5][BLOCK_PIXELS];
     load_block(j, x, y, in, planes);
@@ -50,12 +52,12 @@ static void start_block(const job *j, int block, int x, int y, const block_state
             vf v = v_load(planes[c] + o);
             v_back[c] = v_fma(through, v, v_back[c]);
             ask = v_fma(v, v_set(back[c]), ask);
-            v_store(r->v_color[c][block] + o, v);
+            v_store(r->v_color[c] + o, v);
         }
-        v_store(r->v_depth[block] + o, v_depth);
-        v_store(r->through[block] + o, through);
-        v_store(r->behind[block] + o, through * ask);
-        v_store((float *)r->last[block] + o, v_load((const float *)state->last + o));
+        v_store(r->v_depth + o, v_depth);
+        v_store(r->through + o, through);
+        v_store(r->behind + o, through * ask);
+        v_store((float *)r->last + o, v_load((const float *)state->last + o));
     }
 }
 
@@ -65,33 +67,32 @@ static void start_rays(const job *j, int x, int y, const block_state *states, co
     for (int block = 0; block < TILE_BLOCKS; block++) {
         int block_x = x + block % 4 * 4, block_y = y + block / 4 * 4;
         if (block_x >= j->scene->width || block_y >= j->scene->height) continue; /* no entry touches it */
-        start_block(j, block, block_x, block_y, states + block, in, r, sum);
+        start_block(j, block_x, block_y, states + block, in, r + block, sum);
     }
     for (int c = 0; c < 3; c++) v_back[c] = v_sum(sum[c]);
 }
 
 /* Undo one ellipse in one block and add its gradients. */
-INLINE void unblend(const ellipse *e, rays *r, int block, int32_t position, int with_depth, vf *sum) {
+INLINE void unblend(const ellipse *e, rays *r, int32_t position, int with_depth, vf *sum) {
     FOR_PARTS {
         int o = p * LANES;
         vf dx, dy;
         vm counts;
-        vf full = alpha_at(e, v_load(r->x[block] + o), v_load(r->y[block] + o), &dx, &dy, &counts);
-        counts = m_and(counts, v_lei(v_seti(position), (vi)v_load((const float *)r->last[block] + o)));
+        vf full = alpha_at(e, v_load(r->x + o), v_load(r->y + o), &dx, &dy, &counts);
+        counts = m_and(counts, v_lei(v_seti(position), (vi)v_load((const float *)r->last + o)));
         vf alpha = v_keep(counts, v_min(full, v_set(MAX_ALPHA)));
-        vf inverse = 1.0f / (1.0f - alpha), through = v_load(r->through[block] + o) * inverse;
-        vf behind = v_load(r->behind[block] + o), weight = alpha * through;
-        vf v_r = v_load(r->v_color[0][block] + o), v_g = v_load(r->v_color[1][block] + o), v_b = v_load(r->v_color[2][block] + o);
+        vf after = v_load(r->through + o), behind = v_load(r->behind + o);
+        vf odds = alpha / (1.0f - alpha), weight = odds * after; /* the transmittance before it is after / (1 - alpha) */
+        vf v_r = v_load(r->v_color[0] + o), v_g = v_load(r->v_color[1] + o), v_b = v_load(r->v_color[2] + o);
         vf ask = v_fma(v_set(e->r), v_r, v_fma(v_set(e->g), v_g, e->b * v_b));
         if (with_depth) {
-            vf v_depth = v_load(r->v_depth[block] + o);
+            vf v_depth = v_load(r->v_depth + o);
             ask = v_fma(v_set(e->depth), v_depth, ask);
             sum[9] = v_fma(weight, v_depth, sum[9]);
         }
-        vf slope = v_fma(through, ask, -behind * inverse);
-        v_store(r->through[block] + o, through);
-        v_store(r->behind[block] + o, v_fma(weight, ask, behind));
-        vf g = v_keep(v_le(full, v_set(MAX_ALPHA)), slope * alpha), gx = g * dx, gy = g * dy;
+        v_store(r->through + o, after + weight);
+        v_store(r->behind + o, v_fma(weight, ask, behind));
+        vf g = v_keep(v_le(full, v_set(MAX_ALPHA)), odds * v_fma(after, ask, -behind)), gx = g * dx, gy = g * dy;
         sum[0] += g, sum[1] += gx, sum[2] += gy;
         sum[3] = v_fma(gx, dx, sum[3]), sum[4] = v_fma(gx, dy, sum[4]), sum[5] = v_fma(gy, dy, sum[5]);
         sum[6] = v_fma(weight, v_r, sum[6]), sum[7] = v_fma(weight, v_g, sum[7]), sum[8] = v_fma(weight, v_b, sum[8]);
@@ -136,12 +137,16 @@ INLINE void undo_entries(const job *j, int x, int y, rays *r, const tile_entry *
     for (int32_t k = count - 1; k >= 0; k--) {
         float *out = pairs + (size_t)entries[k].pair * PAIR_FLOATS;
         if (k >= AHEAD) __builtin_prefetch(ellipses + entries[k - AHEAD].id);
+        if (k >= WRITE_AHEAD) {
+            const char *later = (const char *)(pairs + (size_t)entries[k - WRITE_AHEAD].pair * PAIR_FLOATS);
+            __builtin_prefetch(later, 1), __builtin_prefetch(later + 36, 1);
+        }
         vf sum[PAIR_FLOATS];
         UNROLL for (int i = 0; i < PAIR_FLOATS; i++) sum[i] = v_set(0);
         if (masks[k]) {
             ellipse e = ellipses[entries[k].id];
             e.x -= (float)x, e.y -= (float)y;
-            for (uint32_t mask = masks[k]; mask; mask &= mask - 1) unblend(&e, r, __builtin_ctz(mask), k, with_depth, sum);
+            for (uint32_t mask = masks[k]; mask; mask &= mask - 1) unblend(&e, r + __builtin_ctz(mask), k, with_depth, sum);
         }
         write_sums(sum, out);
     }
@@ -158,16 +163,16 @@ static void undo_colors_and_depth(const job *j, int x, int y, rays *r, const til
 void raster_backward(const job *j, const reconx_pictures *in, float *v_backs) {
     const uint32_t *starts = j->view->tile_starts.data;
     int tiles = j->tiles_x * j->tiles_y;
-    rays r;
+    rays r[TILE_BLOCKS];
     for (int i = 0; i < TILE_BLOCKS * BLOCK_PIXELS; i++) {
-        r.x[i / 16][i % 16] = (float)(i / 16 % 4 * 4 + i % 4), r.y[i / 16][i % 16] = (float)(i / 64 * 4 + i % 16 / 4);
+        r[i / 16].x[i % 16] = (float)(i / 16 % 4 * 4 + i % 4), r[i / 16].y[i % 16] = (float)(i / 64 * 4 + i % 16 / 4);
     }
     for (int i; (i = __atomic_fetch_add(&j->context->next_tile, 1, __ATOMIC_RELAXED)) < tiles;) {
         int x = i % j->tiles_x * TILE, y = i / j->tiles_x * TILE;
         const tile_entry *entries = (const tile_entry *)j->view->entries.data + starts[i];
         const uint16_t *masks = (const uint16_t *)j->view->masks.data + starts[i];
         int32_t count = (int32_t)(starts[i + 1] - starts[i]);
-        start_rays(j, x, y, (const block_state *)j->view->pixels.data + (size_t)i * TILE_BLOCKS, in, &r, v_backs + 3 * (size_t)i);
-        (in->depth ? undo_colors_and_depth : undo_colors)(j, x, y, &r, entries, masks, count);
+        start_rays(j, x, y, (const block_state *)j->view->pixels.data + (size_t)i * TILE_BLOCKS, in, r, v_backs + 3 * (size_t)i);
+        (in->depth ? undo_colors_and_depth : undo_colors)(j, x, y, r, entries, masks, count);
     }
 }

@@ -123,14 +123,27 @@ INLINE uint64_t select_entries(const uint16_t *masks, int block) {
         __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8);
         bits |= (uint64_t)(uint32_t)_mm256_movemask_epi8(packed) << (32 * i);
     }
+#elif SIMD_SSE2
+    const __m128i bit = _mm_set1_epi16((short)(1 << block));
+    for (int i = 0; i < 4; i++) {
+        const __m128i *in = (const __m128i *)(const void *)(masks + 16 * i);
+        __m128i a = _mm_loadu_si128(in), b = _mm_loadu_si128(in + 1);
+        a = _mm_cmpeq_epi16(_mm_and_si128(a, bit), bit), b = _mm_cmpeq_epi16(_mm_and_si128(b, bit), bit);
+        bits |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_packs_epi16(a, b)) << (16 * i);
+    }
 #else
-    for (int i = 0; i < 64; i++) bits |= (uint64_t)(masks[i] >> block & 1) << i;
+    for (int i = 0; i < 16; i++) { /* four masks at once; the product collects bits 0, 16, 32, 48 of each in bits 48 to 51 */
+        uint64_t four;
+        memcpy(&four, masks + 4 * i, 8);
+        four = four >> block & 0x0001000100010001u;
+        bits |= ((four * 0x0001000200040008u) >> 48 & 15) << (4 * i);
+    }
 #endif
     return bits;
 }
 
 /* Blend a chunk into one block. When its last ray ends, later entries no longer touch the block. */
-static void draw_block(tile *t, int block, uint16_t *masks, int count, int32_t first) {
+static void draw_block(tile *t, int block, uint16_t *masks, int count, int32_t position) {
     sums s;
     vf x[PARTS_PER_BLOCK], y[PARTS_PER_BLOCK];
     FOR_PARTS {
@@ -142,10 +155,10 @@ static void draw_block(tile *t, int block, uint16_t *masks, int count, int32_t f
         FOR_PARTS s.going[p] = v_keep(v_lt(v_set(1e-30f), s.going[p]), s.going[p]); /* no denormal numbers */
         for (uint64_t bits = select_entries(masks + base, block); bits; bits &= bits - 1) {
             int i = base + __builtin_ctzll(bits);
-            if (blend(t->ellipses + i, x, y, first + i, &s)) continue;
+            if (blend(t->ellipses + i, x, y, position + i, &s)) continue;
+            save_sums(t, block, &s);
             for (int k = i; k < count; k++) masks[k] &= (uint16_t) ~(1u << block);
             t->alive &= ~(1u << block);
-            save_sums(t, block, &s);
             return;
         }
     }

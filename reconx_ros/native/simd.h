@@ -2,6 +2,7 @@
  *
  * vf: floats, vi: 32-bit integers, vm: one truth value per lane. Arithmetic is written with the operators of GCC's vector
  * extensions; what they lack is here. A vector wider than the registers would be several times slower, hence LANES.
+ * Machines other than x86 take the branches without intrinsics; RECONX_GENERIC makes x86 take them too, for tests.
  */
 #ifndef RECONX_SIMD_H
 #define RECONX_SIMD_H
@@ -10,7 +11,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(RECONX_GENERIC)
+#define LANES 4
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define SIMD_AVX512 1
 #define LANES 16
@@ -18,6 +21,10 @@
 #include <immintrin.h>
 #define SIMD_AVX2 1
 #define LANES 8
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#define SIMD_SSE2 1
+#define LANES 4
 #else
 #define LANES 4
 #endif
@@ -33,12 +40,6 @@ INLINE vf v_set(float x) { return x - (vf){0}; }
 INLINE vi v_seti(int32_t x) { return x - (vi){0}; }
 INLINE vf v_load(const float *p) { return *(const vf_loose *)p; }
 INLINE void v_store(float *p, vf x) { *(vf_loose *)p = x; }
-
-INLINE vf v_ramp(void) {
-    vf r;
-    for (int l = 0; l < LANES; l++) r[l] = (float)l;
-    return r;
-}
 
 /* a * b + c, fused where the machine can. */
 INLINE vf v_fma(vf a, vf b, vf c) {
@@ -87,13 +88,22 @@ INLINE vf v_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
 INLINE vf v_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE vf v_sqrt(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
 #else
-INLINE uint32_t m_bits(vm a) {
-    a &= (vi){1, 2, 4, 8};
-    return (uint32_t)(a[0] | a[1] | a[2] | a[3]);
-}
-INLINE int m_any(vm a) { return m_bits(a) != 0; }
 INLINE vf v_select(vm m, vf a, vf b) { return (vf)((m & (vi)a) | (~m & (vi)b)); }
 INLINE vi v_selecti(vm m, vi a, vi b) { return (m & a) | (~m & b); }
+#if SIMD_SSE2
+INLINE int m_any(vm a) { return _mm_movemask_ps((__m128)a) != 0; }
+INLINE uint32_t m_bits(vm a) { return (uint32_t)_mm_movemask_ps((__m128)a); }
+INLINE vf v_min(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+INLINE vf v_max(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE vf v_sqrt(vf a) { return (vf)_mm_sqrt_ps((__m128)a); }
+#else
+typedef uint64_t v_halves __attribute__((vector_size(LANES * 4)));
+INLINE int m_any(vm a) { return (((v_halves)a)[0] | ((v_halves)a)[1]) != 0; }
+INLINE uint32_t m_bits(vm a) {
+    v_halves h = (v_halves)(a & (vi){1, 2, 4, 8});
+    uint64_t both = h[0] | h[1];
+    return (uint32_t)(both | both >> 32) & 15;
+}
 INLINE vf v_min(vf a, vf b) { return v_select(a < b, a, b); }
 INLINE vf v_max(vf a, vf b) { return v_select(a > b, a, b); }
 INLINE vf v_sqrt(vf a) {
@@ -101,11 +111,11 @@ INLINE vf v_sqrt(vf a) {
     return a;
 }
 #endif
+#endif
 
 #endif
 
 INLINE vf v_abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
-INLINE vm v_finite(vf a) { return v_le(v_abs(a), v_set(3.402823466e38f)); }
 
 INLINE float v_sum(vf a) {
     float s = 0;
@@ -127,16 +137,6 @@ INLINE vf v_exp2(vf t) {
     p = v_fma(p, f, v_set(0.6931470036506653f));
     p = v_fma(p, f, v_set(1.0f));
     return (vf)((vi)p + ((vi)shifted << 23));
-}
-
-/* 1 / x for normal x. */
-INLINE vf v_inverse(vf x) {
-#if SIMD_AVX512
-    vf r = (vf)_mm512_rcp14_ps((__m512)x);
-    return v_fma(r, v_fma(-x, r, v_set(1)), r);
-#else
-    return 1.0f / x;
-#endif
 }
 
 /* log2(x) for normal x > 0; absolute error at most 1e-7 near 1, else that of rounding. */
