@@ -172,6 +172,16 @@ def graph(folder: Path) -> Iterator[Graph]:
         made.close()
 
 
+def transform_msg(parent: str, child: str, pose: SE3, stamp_ns: int = 0) -> TFMessage:
+    """One transform, parent_from_child."""
+    stamped = TransformStamped(header=header_msg(stamp_ns, parent), child_frame_id=child)
+    message = pose_msg(pose)
+    to = stamped.transform.translation
+    to.x, to.y, to.z = message.position.x, message.position.y, message.position.z
+    stamped.transform.rotation = message.orientation
+    return TFMessage(transforms=[stamped])
+
+
 class FakeCamera:
     """A camera on a robot: image, camera_info and the transform map -> camera, at stamps that it chooses itself."""
 
@@ -227,12 +237,7 @@ class FakeCamera:
         return stamp_ns
 
     def send_tf(self, pose: SE3, stamp_ns: int) -> None:
-        stamped = TransformStamped(header=header_msg(stamp_ns, "map"), child_frame_id=self.frame)
-        message = pose_msg(pose)
-        to = stamped.transform.translation
-        to.x, to.y, to.z = message.position.x, message.position.y, message.position.z
-        stamped.transform.rotation = message.orientation
-        self._tf.publish(TFMessage(transforms=[stamped]))
+        self._tf.publish(transform_msg("map", self.frame, pose, stamp_ns))
 
     def walk(self, count: int, step: float = 0.5) -> None:
         """Frames sideways, each a keyframe by its baseline."""

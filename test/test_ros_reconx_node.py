@@ -24,7 +24,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from reconx_ros.msg import Coverage, Keyframe, Status
 from reconx_ros.srv import LoadMap, SaveMap, ScoreViews
-from ros_graph import START_NS, FakeCamera, Graph, graph
+from ros_graph import START_NS, FakeCamera, Graph, graph, transform_msg
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import SetBool, Trigger
@@ -247,10 +247,10 @@ def test_bad_input_is_dropped_with_its_reason_and_the_node_goes_on(robot: Robot,
     camera.send(camera.pose(0.0), info=info)
     status = robot.dropped("bad_camera_info")
     assert "fx = 0.0, expected a calibrated camera" in status.state_text
-    while "bad_image" not in drops(status):  # an image may overtake the calibration sent before it, on another topic
-        before = sum(drops(status).values())
+    while "bad_image" not in drops(status):  # an image may overtake the calibration sent before it
+        count = sum(drops(status).values())
         camera.send(camera.pose(0.0), encoding="yuv422")
-        status = robot.status("one more drop", lambda s, before=before: sum(drops(s).values()) > before)
+        status = robot.status("one more drop", lambda s, count=count: sum(drops(s).values()) > count)
     robot.diagnosed("mapping", "image encoding is 'yuv422', expected one of rgb8")
     small = np.zeros((10, 10, 3), np.uint8)
     camera.send(camera.pose(0.0), pixels=small)
@@ -474,7 +474,7 @@ def test_two_cameras_and_odometry(robot: Robot) -> None:
     robot.start(ros__cameras=["left", "right"], ros__pose_source="odometry", ros__map_frame="odom")
     for fake in cameras.values():
         fake.ready()
-        fake.static_tf.publish(_static("base", fake.frame, fake.pose(0.1 * len(fake.frame))))
+        fake.static_tf.publish(transform_msg("base", fake.frame, fake.pose(0.1 * len(fake.frame))))
     robot.graph.wait("the odometry's subscriber", odometry.get_subscription_count)
     odometry.publish(Odometry(header=header_msg(START_NS, "odom"), child_frame_id="base", pose=_stamped(0.0)))
     for fake in cameras.values():
@@ -488,15 +488,3 @@ def _stamped(x: float) -> Any:
     odometry = Odometry()
     odometry.pose.pose = pose_msg(SE3.exp(np.zeros(3), np.array([x, 0.0, 0.0])))
     return odometry.pose
-
-
-def _static(parent: str, child: str, pose: SE3) -> Any:
-    from geometry_msgs.msg import TransformStamped
-    from tf2_msgs.msg import TFMessage
-
-    stamped = TransformStamped(header=header_msg(0, parent), child_frame_id=child)
-    message = pose_msg(pose)
-    to = stamped.transform.translation
-    to.x, to.y, to.z = message.position.x, message.position.y, message.position.z
-    stamped.transform.rotation = message.orientation
-    return TFMessage(transforms=[stamped])

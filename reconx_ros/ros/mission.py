@@ -13,6 +13,7 @@ from reconx_ros.ros.session import RosSession
 _QUIET_STATUSES = 4  # statuses without a running job after which the nodes count as idle
 _JOB_TIMEOUT_S = 900.0
 _REPLY_TIMEOUT_S = 30.0
+_VIEWS_TIMEOUT_S = 60.0
 
 
 def wait_idle(session: RosSession, recorder: Recorder, on_wait: Callable[[], None]) -> None:
@@ -56,7 +57,23 @@ def finish_map(session: RosSession, recorder: Recorder, server_folder: Path, on_
         if not left & _used(server_folder):
             status = recorder.recording.status
             raise ReconstructionError(status.last_error or "the triggered reconstruction used no new keyframe")
+    _wait_for_views(session, recorder, server_folder)
     return triggers
+
+
+def _wait_for_views(session: RosSession, recorder: Recorder, server_folder: Path) -> None:
+    """Wait until all novel views of the newest result have been heard: they are published one after the other."""
+    reports = job_reports(server_folder)
+    if not reports:
+        return
+    keyframes, expected = recorder.recording.keyframes, int(reports[-1]["novel_views"])
+    newest_ns = max((keyframes[i].stamp_ns for i in reports[-1]["keyframe_ids"] if i in keyframes), default=0)
+
+    def heard() -> bool:
+        views = list(recorder.recording.novel_views.items())
+        return sum(view.complete and stamp_ns >= newest_ns for stamp_ns, view in views) >= expected
+
+    session.wait(heard, f"the {expected} novel views of the newest result", timeout_s=_VIEWS_TIMEOUT_S)
 
 
 def _used(server_folder: Path) -> set[int]:
