@@ -20,6 +20,7 @@ from reconx_ros.cli.common import (
 from reconx_ros.cli.ros_run import (
     closing_rows,
     draw_recording,
+    empty_server_folder,
     map_rows,
     newest_views,
     node_parameters,
@@ -77,7 +78,7 @@ def drive(config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> tup
     from reconx_ros.ros.recorder import Recorder, job_reports
     from reconx_ros.ros.session import RosSession
 
-    server_folder = Path(config.ros.output_dir)
+    server_folder = empty_server_folder(config, out)
     progress = Progress(quiet=arguments.quiet)
     with RosSession(out / "logs") as session:
         recorder = Recorder(session.context, source_done="sim_robot/done")

@@ -21,6 +21,7 @@ from reconx_ros.cli.common import (
 from reconx_ros.cli.ros_run import (
     closing_rows,
     draw_recording,
+    empty_server_folder,
     map_rows,
     node_parameters,
     save_recording,
@@ -137,7 +138,7 @@ def replay_live(
     from reconx_ros.ros.session import RosSession
 
     topics = played_topics(reader, frames.topics, use_depth=arguments.use_depth)
-    server_folder = Path(config.ros.output_dir)
+    server_folder = empty_server_folder(config, out)
     progress = Progress(quiet=arguments.quiet)
     with RosSession(out / "logs") as session:
         recorder = Recorder(session.context)

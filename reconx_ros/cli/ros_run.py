@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 _SAME_RESULT_NS = 1_000_000  # novel views of one result carry stamps within nanoseconds of each other
 
 
+def empty_server_folder(config: ReconxConfig, out: Path) -> Path:
+    """The server's output folder; our own ``OUT/server`` is cleared of an earlier run, a user's folder is not."""
+    folder = Path(config.ros.output_dir)
+    if folder == (out / "server").resolve():
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 def node_parameters(config: ReconxConfig, **extra: Any) -> dict[str, Any]:
     """Parameters of a node's YAML file from a configuration; empty lists are left out (ROS cannot type them)."""
     return {**to_mapping(config), **extra}
