@@ -7,10 +7,11 @@ import pytest
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, PointCloud, Provenance
 from reconx_ros.core.settings import updated
+from reconx_ros.io.scenes import shrunken_frame
 from reconx_ros.pipeline.config import CoverageConfig, ReconxConfig
 from reconx_ros.pipeline.coverage import CoverageModel, CoverageTrigger
 from reconx_ros.pipeline.keyframes import image_overlap, sharpness, view_overlap
-from reconx_ros.pipeline.mapper import Mapper, stored_frame
+from reconx_ros.pipeline.mapper import Mapper
 
 CAMERA = PinholeCamera(width=64, height=48, fx=50.0, fy=50.0, cx=31.5, cy=23.5)
 NOISE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -232,9 +233,9 @@ def test_unmapped_views_promise_the_larger_gain() -> None:
 
 def test_stored_frames_shrink_by_area_and_keep_depth_unmixed() -> None:
     depth = np.where(np.arange(64) < 32, 1.0, 3.0).astype(np.float32) * np.ones((48, 1), np.float32)
-    small = stored_frame(Frame(rgb_u8=NOISE, camera=CAMERA, depth_m=depth), 32)
+    small = shrunken_frame(Frame(rgb_u8=NOISE, camera=CAMERA, depth_m=depth), 32)
     assert small.camera.size == (32, 24)
     expected = NOISE.reshape(24, 2, 32, 2, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(small.rgb_u8, expected, atol=0.51)
     assert set(np.unique(small.depth_m)) == {1.0, 3.0}
-    assert stored_frame(small, 64) is small
+    assert shrunken_frame(small, 64) is small

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -232,37 +232,3 @@ class Mapper:
     def reset(self) -> None:
         """Forget keyframes and map; ids keep rising."""
         self._start()
-
-
-def stored_frame(frame: Frame, max_size: int) -> Frame:
-    """A frame shrunk for the keyframe buffer, its camera with it; returned as it is when small enough.
-
-    Colour is averaged over areas (integer factors exactly), depth is sampled, never mixed.
-    """
-    camera = frame.camera.fitted_to(max_size)
-    if camera.size == frame.camera.size:
-        return frame
-    rows = np.linspace(-0.5, frame.camera.height - 0.5, camera.height + 1)
-    columns = np.linspace(-0.5, frame.camera.width - 0.5, camera.width + 1)
-    rgb = _area_mean(_area_mean(frame.rgb_u8.astype(np.float32), rows, 0), columns, 1)
-    depth = None
-    if frame.depth_m is not None:
-        centre_rows = np.round((rows[1:] + rows[:-1]) / 2).astype(int)
-        centre_columns = np.round((columns[1:] + columns[:-1]) / 2).astype(int)
-        depth = np.ascontiguousarray(frame.depth_m[np.ix_(centre_rows, centre_columns)])
-    return replace(frame, rgb_u8=np.round(rgb).clip(0, 255).astype(np.uint8), camera=camera, depth_m=depth)
-
-
-def _area_mean(values: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of piecewise-constant samples between edges (pixel i spans [i - 0.5, i + 0.5])."""
-    integral = np.concatenate(
-        [np.zeros_like(values.take([0], axis)), np.cumsum(values, axis=axis, dtype=np.float64)], axis=axis
-    )
-    position = edges + 0.5
-    low = np.clip(np.floor(position).astype(int), 0, values.shape[axis] - 1)
-    shape = [1] * values.ndim
-    shape[axis] = len(edges)
-    fraction = (position - low).reshape(shape)
-    at_edges = integral.take(low, axis) * (1 - fraction) + integral.take(low + 1, axis) * fraction
-    widths = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
-    return np.diff(at_edges, axis=axis) / widths

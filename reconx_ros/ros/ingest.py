@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from reconx_ros.core import SE3, Frame, InvalidInputError
 from reconx_ros.geometry.tf_tree import PastExtrapolationError, TransformError
 from reconx_ros.io.rectify import Rectifier
+from reconx_ros.io.scenes import shrunken_frame
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.conversions import (
     depth_of_compressed,
@@ -262,27 +262,6 @@ class Ingest:
 
 
 def shrunk(frame: Frame, max_size: int) -> Frame:
-    """The frame at the size in which keyframes are stored; never enlarged, always a copy of the message's buffer.
-
-    Colour is averaged over areas; depth is sampled at the nearest pixel, never mixed.
-    """
-    camera = frame.camera.fitted_to(max_size)
-    if camera.size == frame.camera.size:
-        rgb, depth = frame.rgb_u8.copy(), frame.depth_m
-    else:
-        rgb = cv2.resize(frame.rgb_u8, camera.size, interpolation=cv2.INTER_AREA)
-        depth = None if frame.depth_m is None else _sampled(frame.depth_m, *camera.size)
-    return Frame(
-        rgb_u8=rgb,
-        camera=camera,
-        stamp_ns=frame.stamp_ns,
-        world_from_cam=frame.world_from_cam,
-        depth_m=depth,
-        camera_name=frame.camera_name,
-    )
-
-
-def _sampled(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
-    return np.ascontiguousarray(values[np.ix_(rows, columns)])
+    """The frame at the size in which keyframes are stored; never enlarged, always a copy of the message's buffer."""
+    small = shrunken_frame(frame, max_size)
+    return replace(frame, rgb_u8=frame.rgb_u8.copy()) if small is frame else small
