@@ -67,9 +67,9 @@ $(stamps)/torch: requirements/torch.txt | $(stamps)/venv
 	@"$(python)" -m pip install -q $(PIP_ARGS) -r requirements/torch.txt || { echo "make setup: torch cannot be installed; see the lines above." >&2; exit 1; }
 	@touch $@
 
-$(stamps)/requirements: requirements/base.txt requirements/dev.txt $(wildcard $(ros_requirements)) $(stamps)/torch
+$(stamps)/requirements: requirements/base.txt requirements/models.txt requirements/dev.txt $(wildcard $(ros_requirements)) $(stamps)/torch
 	@echo "== Python requirements and ROS 2 $(ROS_DISTRO)"
-	@"$(python)" -m pip install -q $(PIP_ARGS) -r requirements/base.txt -r requirements/dev.txt -r $(ros_requirements) || { echo "make setup: a wheel is missing for this Python or computer; see the lines above." >&2; exit 1; }
+	@"$(python)" -m pip install -q $(PIP_ARGS) -r requirements/base.txt -r requirements/models.txt -r requirements/dev.txt -r $(ros_requirements) || { echo "make setup: a wheel is missing for this Python or computer; see the lines above." >&2; exit 1; }
 	@touch $@
 
 interfaces := $(wildcard msg/*.msg srv/*.srv action/*.action)
