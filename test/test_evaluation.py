@@ -8,7 +8,7 @@ import torch
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, PointCloud, PointMap
 from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics, relative_depth_errors
-from reconx_ros.evaluation.images import psnr
+from reconx_ros.evaluation.images import psnr, ssim
 
 CAMERA = PinholeCamera(width=8, height=6, fx=10.0, fy=10.0, cx=3.5, cy=2.5)
 POSE = SE3.exp(np.array([0.1, -0.3, 0.2]), np.array([1.0, 2.0, 3.0]))
@@ -84,3 +84,21 @@ def test_psnr_of_equal_images_is_infinite_and_of_a_known_offset_is_known() -> No
     assert np.isnan(psnr(image, image, mask))
     with pytest.raises(InvalidInputError, match="image has shape"):
         psnr(image, image[:5])
+
+
+@pytest.mark.parametrize("shape", [(11, 11, 3), (24, 40, 3), (33, 17, 1)])
+def test_ssim_equals_scikit_image(shape: tuple[int, int, int]) -> None:
+    skimage = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    rng = np.random.default_rng(0)
+    truth = rng.random(shape)
+    for image in (rng.random(shape), np.clip(truth + 0.05 * rng.standard_normal(shape), 0, 1), 1 - truth):
+        expected = skimage.structural_similarity(
+            truth, image, win_size=11, gaussian_weights=True, channel_axis=-1, data_range=1.0
+        )
+        assert ssim(image, truth) == pytest.approx(expected, abs=1e-6)
+    assert ssim(truth, truth) == pytest.approx(1.0) and ssim(np.roll(truth, 1, axis=1), truth) < 0.9
+
+
+def test_ssim_needs_a_window() -> None:
+    with pytest.raises(InvalidInputError, match="10x20, expected at least 11"):
+        ssim(np.zeros((20, 10, 3)), np.zeros((20, 10, 3)))

@@ -145,3 +145,22 @@ def test_random_start_fills_the_box_and_follows_the_seed() -> None:
     assert float(scene.means[:, 2].min()) < 1.0 and float(scene.means[:, 2].max()) <= float(points[:, 2].max())
     assert torch.equal(scene.means, random_gaussians(views, config, seed=1).means)
     assert not torch.equal(scene.means, random_gaussians(views, config, seed=2).means)
+
+
+def test_pixels_without_depth_get_a_guess_of_low_confidence() -> None:
+    views = wall_views(count=1)
+    view = views.views[0]
+    hole = torch.zeros_like(view.valid)
+    hole[8:20, 10:30] = True
+    holed = replace(
+        view, valid=~hole, confidence=torch.where(hole, 0.0, view.confidence), depth=torch.where(hole, 9.0, view.depth)
+    )
+    config = SplattingConfig(max_gaussians=5000, fill_confidence=0.2)
+    filled = gaussians_from_pointmaps(replace(views, views=(holed,)), config)
+    assert len(filled) == view.valid.numel()
+    guesses = (filled.confidence - 0.2).abs() < 1e-6
+    assert int(guesses.sum()) == int(hole.sum())
+    truth = gaussians_from_pointmaps(views, config)
+    assert torch.allclose(filled.means[guesses], truth.means[guesses], atol=0.05)
+    left = gaussians_from_pointmaps(replace(views, views=(holed,)), replace(config, fill_unsure=False))
+    assert len(left) == int((~hole).sum())

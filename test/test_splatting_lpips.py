@@ -10,7 +10,16 @@ import pytest
 import torch
 from splatting_scenes import random_gaussians, scene_from, sequence_of, wall_views
 
-from reconx_ros.core import BackendUnavailableError, ConfigError, InvalidInputError, Job, ReconxError, StorageError
+from reconx_ros.core import (
+    BackendUnavailableError,
+    ConfigError,
+    Frame,
+    InvalidInputError,
+    Job,
+    Keyframe,
+    ReconxError,
+    StorageError,
+)
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstructor
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
@@ -351,5 +360,17 @@ def test_reconstruction_uses_the_files_of_its_configuration(files: tuple[Path, P
     for named, state in ((files, "on"), (("", ""), "unavailable")):
         splatting = SplattingConfig(steps=1, max_gaussians=40, lpips_trunk=str(named[0]), lpips_heads=str(named[1]))
         run = Reconstructor(ReconxConfig(device="cpu", splatting=splatting))
-        result = run._fit(views, sequence_of(views), ReferenceRasterizer(), Job(stage="splatting"))
+        result = run.fit(views, sequence_of(views))
         assert result.terms["lpips"] == state
+
+
+def test_a_wrong_file_is_named_before_any_work_is_done(files: tuple[Path, Path]) -> None:
+    splatting = SplattingConfig(lpips_trunk="absent.pth", lpips_heads=str(files[1]))
+    stages: list[str] = []
+    job = Job(stage="run", on_progress=lambda stage, *_: stages.append(stage))
+    camera = wall_views(2).views[0].camera
+    frame = Frame(rgb_u8=np.zeros((camera.height, camera.width, 3), np.uint8), camera=camera)
+    keyframes = [Keyframe(id=i, frame=frame, sharpness=1.0, reason="chosen") for i in range(2)]
+    with pytest.raises(ReconxError, match=r"absent\.pth"):
+        Reconstructor(ReconxConfig(device="cpu", splatting=splatting)).run(keyframes, job=job)
+    assert stages == []

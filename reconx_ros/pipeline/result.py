@@ -1,8 +1,8 @@
 """The result folder of a reconstruction.
 
-``points.ply`` (x y z, rgb, confidence, provenance, keyframe_id), ``scene.ply`` (3DGS layout), ``cameras.json``,
-``novel_views/NNNN.png`` with ``NNNN_depth.png`` (16-bit millimetres where the scale is metric) and
-``NNNN_confidence.png``, ``report.json``.
+``points.ply`` (x y z, rgb, confidence, provenance, keyframe_id), ``scene.ply`` (3DGS layout), ``cameras.json`` and
+``images/NNNN.png`` (the keyframes, so that the folder is a scene folder again), ``novel_views/NNNN.png`` with
+``NNNN_depth.png`` (16-bit millimetres where the scale is metric) and ``NNNN_confidence.png``, ``report.json``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from reconx_ros.core import SE3, PinholeCamera, StorageError
 from reconx_ros.io.gaussians import write_scene_ply
@@ -28,11 +29,15 @@ def save_reconstruction(result: Reconstruction, folder: Path) -> None:
         StorageError: when the folder cannot be written or the disk is full; the sentence names the file.
     """
     try:
-        (folder / "novel_views").mkdir(parents=True, exist_ok=True)
+        for name in ("images", "novel_views"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise StorageError(f"result folder {folder} cannot be made: {err.strerror}") from None
     write_point_cloud_ply(folder / "points.ply", result.cloud)
     write_scene_ply(folder / "scene.ply", result.scene)
+    for pointmap in result.views.views:
+        pixels = (255 * pointmap.rgb.clamp(0, 1)).round().to(torch.uint8)
+        write_image(folder / _image_name(pointmap.keyframe_id), pixels.numpy())
     for index, view in enumerate(result.novel_views):
         save_view(folder / "novel_views", index, view)
     write_bytes_atomic(folder / "cameras.json", _json(cameras(result)))
@@ -49,7 +54,10 @@ def save_view(folder: Path, index: int, view: RenderedView) -> None:
 
 def cameras(result: Reconstruction) -> dict[str, Any]:
     """Cameras of inputs and novel views in the scene-folder form."""
-    inputs = [_camera(v.camera, v.world_from_cam, keyframe_id=v.keyframe_id) for v in result.views.views]
+    inputs = [
+        _camera(v.camera, v.world_from_cam, file=_image_name(v.keyframe_id), keyframe_id=v.keyframe_id)
+        for v in result.views.views
+    ]
     novel = [
         _camera(v.camera, v.world_from_cam, file=f"novel_views/{i:04d}.png") for i, v in enumerate(result.novel_views)
     ]
@@ -60,6 +68,10 @@ def cameras(result: Reconstruction) -> dict[str, Any]:
         "images": inputs,
         "novel_views": novel,
     }
+
+
+def _image_name(keyframe_id: int) -> str:
+    return f"images/{keyframe_id:04d}.png"
 
 
 def _camera(camera: PinholeCamera, pose: SE3, **extra: Any) -> dict[str, Any]:

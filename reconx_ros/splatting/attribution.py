@@ -23,10 +23,11 @@ def attribute(
 
     OBSERVED: in at least one camera image (``is_input``), the pixels that this camera took show at least 5 % of the
     Gaussian's unoccluded footprint. GENERATED otherwise. Confidence: the mean confidence of all pixels that show the
-    Gaussian, weighted by how much they show of it; 0 if no view shows it.
+    Gaussian, weighted by how much they show of it, but at most the confidence that it had before: colours seen do not
+    make a guessed place a sure one. 0 if no view shows it.
 
     Args:
-        scene: N Gaussians on the views' device.
+        scene: N Gaussians on the views' device, with the confidence of their first places.
         views: all supervising views.
         rasterizer: any; the blending weights come from its gradients.
         antialiased: as the scene was fitted.
@@ -40,7 +41,8 @@ def attribute(
         if view.is_input:
             observed |= by_camera >= (_MIN_VISIBLE_SHARE * _footprints(scene, view, antialiased)).clamp_min(1e-6)
     provenance = torch.where(observed, int(Provenance.OBSERVED), int(Provenance.GENERATED)).to(torch.uint8)
-    confidence = torch.where(shown > 0, trusted / shown.clamp_min(1e-12), 0.0).clamp(0, 1)
+    seen = torch.where(shown > 0, trusted / shown.clamp_min(1e-12), 0.0).clamp(0, 1)
+    confidence = torch.minimum(seen, scene.confidence.to(seen))
     return replace(scene, provenance=provenance, confidence=confidence)
 
 

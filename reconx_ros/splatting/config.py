@@ -32,6 +32,12 @@ class SplattingConfig(Settings):
     use_pointmap_init: bool = setting(
         True, "Initialise from the pointmaps; off scatters Gaussians at random (ablation)."
     )
+    fill_unsure: bool = setting(
+        True,
+        "Put Gaussians of low confidence also where stage 1 found no depth, on a smooth guess of the surface; off "
+        "leaves holes there.",
+    )
+    fill_confidence: float = setting(0.1, "Confidence of a guessed depth.", ge=0.001, le=1.0)
     observed_weight: float = setting(1.0, "Factor on the loss of frames that a camera took.", ge=0.0)
     generated_weight: float = setting(0.5, "Factor on the loss of frames made between the cameras.", ge=0.0)
     antialiased: bool = setting(
@@ -39,6 +45,16 @@ class SplattingConfig(Settings):
         "Keep the look of Gaussians smaller than a pixel the same at every picture size (Mip-Splatting's 2-D filter); "
         "pictures must then be rendered with it too.",
     )
+    refine_poses: bool = setting(
+        False, "Correct the poses of the views together with the scene; what all of them share is held fixed."
+    )
+    refine_exposure: bool = setting(
+        False, "Correct gain and offset of each camera image together with the scene; their mean is held fixed."
+    )
+    lr_pose: float = setting(
+        1e-3, "First step of pose corrections, in radians and in shares of the scene's extent; decays to 1 %.", ge=0.0
+    )
+    lr_exposure: float = setting(2e-3, "First step of gain and offset; decays to 1 %.", ge=0.0)
     batch_views: int = setting(1, "Views rendered per step.", ge=1, le=64)
     init_scale: float = setting(
         0.5, "Radius (one sigma) of a first Gaussian over the distance to its neighbours.", ge=0.01, le=10.0

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,6 +15,7 @@ from reconx_ros.core.checks import check_finite
 from reconx_ros.splatting.attribution import attribute
 from reconx_ros.splatting.base import Rasterizer, Rendering
 from reconx_ros.splatting.config import SplattingConfig
+from reconx_ros.splatting.corrections import ViewCorrection, ViewCorrections
 from reconx_ros.splatting.losses import (
     LossWeights,
     PerceptualLoss,
@@ -40,6 +41,8 @@ class FitResult:
         psnr_inputs: mean PSNR in dB over the camera images (over all views if none is), on known pixels, with clipped
             colours, at the training size; None for a fit that was cancelled.
         terms: per term of the loss "on", "off" (weight 0) or "unavailable" (no LPIPS network here).
+        corrections: what poses and exposure of each view were changed by, in the order of the sequence; empty unless
+            one of them was refined. The scene belongs to the corrected poses.
     """
 
     scene: GaussianScene
@@ -47,6 +50,7 @@ class FitResult:
     seconds: dict[str, float]
     psnr_inputs: float | None
     terms: dict[str, str]
+    corrections: tuple[ViewCorrection, ...] = ()
 
 
 class FitCancelledError(CancelledError):
@@ -118,7 +122,9 @@ class _Fit:
         self.ssim_loss = ssim_loss_for(rasterizer)
         with self._timed("prepare"):
             self.views = training_views(sequence, config, device)
-            self.parameters = SceneParameters.of(scene, scene_extent(scene, self.views), device)
+            extent = scene_extent(scene, self.views)
+            self.parameters = SceneParameters.of(scene, extent, device)
+            self.corrections = ViewCorrections(self.views, config, extent)
         self.weights = LossWeights(
             l1=config.weight_l1, ssim=config.weight_ssim, lpips=config.weight_lpips, depth=config.weight_depth
         )
@@ -131,14 +137,15 @@ class _Fit:
 
     def optimize(self, job: Job, seed: int) -> None:
         steps = self.config.steps if len(self.parameters.anchors) else 0
-        adam, schedule = self.parameters.optimizer(self.config, steps)
-        order = _shuffled([v for v in self.views if bool((v.target.weight > 0).any())], seed)
+        adam, schedule = self.parameters.optimizer(self.config, steps, self.corrections.leaves)
+        useful = [i for i, v in enumerate(self.views) if bool((v.target.weight > 0).any())]
+        order = _shuffled(useful, seed)
         for step in range(steps):
             if step % _PROGRESS_EVERY == 0 or job.token.cancelled:
                 last = f", loss {self.losses[-1]:.4f}" if self.losses else ""
                 job.step(step / steps, f"step {step} of {steps}{last}")
             batch = [next(order) for _ in range(self.config.batch_views)]
-            self.losses.append(sum(self._accumulate(view) for view in batch) / len(batch))
+            self.losses.append(sum(self._accumulate(index) for index in batch) / len(batch))
             _check_loss(self.losses[-1], step, steps)
             with self._timed("optimizer"):
                 adam.step()
@@ -146,41 +153,57 @@ class _Fit:
                 adam.zero_grad(set_to_none=True)
         job.step(1.0, f"fitted {len(self.parameters.anchors)} Gaussians")
 
-    def _accumulate(self, view: TrainingView) -> float:
+    def _accumulate(self, index: int) -> float:
         """Add one view's gradients; returns its loss."""
+        target = self.views[index].target
         with self._timed("render"):
-            picture = self._render(view)
+            picture = self._render(index)
         with self._timed("loss"):
-            loss = view_loss(
-                picture.rgb[0], picture.depth[0], view.target, self.weights, self.perceptual, self.ssim_loss
-            )
+            rgb = self.corrections.exposed(index, self.views[index], picture.rgb[0])
+            loss = view_loss(rgb, picture.depth[0], target, self.weights, self.perceptual, self.ssim_loss)
         with self._timed("backward"):
             (loss / self.config.batch_views).backward()
         return float(loss.detach())
 
-    def _render(self, view: TrainingView) -> Rendering:
-        return self.parameters.render(self.rasterizer, view, antialiased=self.config.antialiased)
+    def _render(self, index: int) -> Rendering:
+        view = self.views[index]
+        pose = self.corrections.cam_from_world(index, view)
+        return self.parameters.render(self.rasterizer, view, pose, antialiased=self.config.antialiased)
 
     def finished(self) -> FitResult:
         with self._timed("attribution"):
-            scene = attribute(self.parameters.scene(), self.views, self.rasterizer, antialiased=self.config.antialiased)
+            views = self._corrected_views()
+            scene = attribute(self.parameters.scene(), views, self.rasterizer, antialiased=self.config.antialiased)
             psnr = self._psnr_inputs()
         return self.result(scene.to("cpu"), psnr)
 
     @torch.no_grad()
+    def _corrected_views(self) -> list[TrainingView]:
+        pairs = enumerate(self.views)
+        return [replace(view, cam_from_world=self.corrections.cam_from_world(i, view)) for i, view in pairs]
+
+    @torch.no_grad()
     def _psnr_inputs(self) -> float:
-        chosen = [v for v in self.views if v.is_input] or self.views
+        chosen = [i for i, v in enumerate(self.views) if v.is_input] or range(len(self.views))
         values = []
-        for view in chosen:
+        for index in chosen:
+            view = self.views[index]
             known = view.target.ssim.known[..., 0] > 0
-            error = (self._render(view).rgb[0].clamp(0, 1) - view.target.rgb)[known]
+            rgb = self.corrections.exposed(index, view, self._render(index).rgb[0])
+            error = (rgb.clamp(0, 1) - view.target.rgb)[known]
             if error.numel():
                 values.append(-10 * math.log10(max(float(error.square().mean()), 1e-10)))
         return sum(values) / max(len(values), 1)
 
     def result(self, scene: GaussianScene, psnr: float | None) -> FitResult:
+        refined = enumerate(self.views) if self.corrections.leaves else ()
         return FitResult(
-            scene=scene, losses=tuple(self.losses), seconds=dict(self.seconds), psnr_inputs=psnr, terms=self._terms()
+            scene=scene,
+            losses=tuple(self.losses),
+            seconds=dict(self.seconds),
+            psnr_inputs=psnr,
+            terms=self._terms(),
+            corrections=tuple(self.corrections.report(i, view) for i, view in refined),
         )
 
     def _terms(self) -> dict[str, str]:
@@ -219,9 +242,9 @@ def _check_loss(loss: float, step: int, steps: int) -> None:
         )
 
 
-def _shuffled(views: list[TrainingView], seed: int) -> Iterator[TrainingView]:
-    """All views again and again, each round in another order."""
+def _shuffled(items: list[int], seed: int) -> Iterator[int]:
+    """All items again and again, each round in another order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
-        for index in torch.randperm(len(views), generator=generator).tolist():
-            yield views[index]
+        for place in torch.randperm(len(items), generator=generator).tolist():
+            yield items[place]

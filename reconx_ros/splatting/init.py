@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from reconx_ros.core import AlignedViews, GaussianScene, PointMap, Provenance, ReconstructionError
+from reconx_ros.geometry.completion import complete_depth
 from reconx_ros.geometry.projection import pointmap_world
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.harmonics import sh_from_rgb
@@ -39,27 +42,50 @@ def gaussians_from_pointmaps(views: AlignedViews, config: SplattingConfig) -> Ga
     If there are more pixels than the budget allows, every view is divided into square cells of one size, and each cell
     keeps its most confident pixel, so that coverage stays even. A surface that several views see is taken from all of
     them: their depth errors differ, and the fit settles between (taking it from the best view only cost 1 to 2 dB on
-    held-out views).
+    held-out views). Pixels without a depth get a guessed one if ``config.fill_unsure`` says so.
 
     Args:
         views: stage 1's result.
-        config: ``max_gaussians``, ``sh_degree``.
+        config: ``max_gaussians``, ``sh_degree``, ``fill_unsure``, ``fill_confidence``.
 
     Raises:
         ReconstructionError: when no pointmap has a valid pixel of positive confidence.
     """
-    usable = [v.valid & (v.confidence > 0) for v in views.views]
-    if not any(bool(mask.any()) for mask in usable):
+    if not any(bool(_usable(v).any()) for v in views.views):
         raise ReconstructionError("no pointmap has a valid pixel of positive confidence, expected at least one")
-    cell_px = _cell_size(views.views, usable, config.max_gaussians)
-    picked = [_best_per_cell(v.confidence, mask, cell_px) for v, mask in zip(views.views, usable, strict=True)]
-    scenes = [_discs(v, index, cell_px, config) for v, index in zip(views.views, picked, strict=True)]
+    maps = tuple(completed(v, config.fill_confidence) for v in views.views) if config.fill_unsure else views.views
+    usable = [_usable(v) for v in maps]
+    cell_px = _cell_size(maps, usable, config.max_gaussians)
+    picked = [_best_per_cell(v.confidence, mask, cell_px) for v, mask in zip(maps, usable, strict=True)]
+    scenes = [_discs(v, index, cell_px, config) for v, index in zip(maps, picked, strict=True)]
     scene = GaussianScene.concatenate(scenes)
     if len(scene) > config.max_gaussians:
         scene = scene.select(
             torch.argsort(scene.confidence, descending=True, stable=True)[: config.max_gaussians].sort()[0]
         )
     return scene
+
+
+def _usable(view: PointMap) -> torch.Tensor:
+    return view.valid & (view.confidence > 0)  # [H, W]
+
+
+def completed(view: PointMap, confidence: float) -> PointMap:
+    """The pointmap with a guess of this confidence at every pixel that has no depth (``geometry.completion``).
+
+    A picture from a place between the cameras has no holes then where only the depth, not the colour, was unknown. A
+    view without any usable pixel stays as it is.
+    """
+    known = _usable(view)
+    if not bool(known.any()) or bool(known.all()):
+        return view
+    guess = complete_depth(view.depth, torch.where(known, view.confidence, 0.0), view.rgb)
+    return replace(
+        view,
+        depth=torch.where(known, view.depth, guess),
+        confidence=torch.where(known, view.confidence.clamp_min(confidence), confidence),
+        valid=torch.ones_like(view.valid),
+    )
 
 
 def _cell_size(views: tuple[PointMap, ...], usable: list[torch.Tensor], budget: int) -> float:

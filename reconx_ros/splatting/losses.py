@@ -184,8 +184,11 @@ def view_loss(
 
 
 def weighted_l1(rgb: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean over pixels [H, W] and channels of ``weight * |rgb - target|``."""
-    return (weight * (rgb - target).abs().mean(dim=-1)).mean()
+    """Mean over pixels [H, W] and channels of ``weight * |rgb - target|``.
+
+    Weighted before the mean over channels: torch reduces a last dimension of three slowly.
+    """
+    return (weight[..., None] * (rgb - target).abs()).mean()
 
 
 def relative_depth_error(depth: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

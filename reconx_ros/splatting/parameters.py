@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,15 +63,17 @@ class SceneParameters:
             sh_rest=_leaf(s.sh[:, 1:]),
         )
 
-    def render(self, rasterizer: Rasterizer, view: TrainingView, *, antialiased: bool) -> Rendering:
-        """Picture of one view, in the graph."""
+    def render(
+        self, rasterizer: Rasterizer, view: TrainingView, cam_from_world: torch.Tensor, *, antialiased: bool
+    ) -> Rendering:
+        """Picture of one view from a pose [1, 4, 4], in the graph."""
         return rasterizer.render(
             means=self.anchors + self.reach * self.offsets,
             quats_wxyz=self.quats_wxyz,
             scales=self.log_scales.exp(),
             opacities=self.logit_opacities.sigmoid(),
             sh=torch.cat([self.sh_constant, self.sh_rest], dim=1),
-            cam_from_world=view.cam_from_world,
+            cam_from_world=cam_from_world,
             intrinsics=view.intrinsics,
             width=view.camera.width,
             height=view.camera.height,
@@ -92,9 +95,15 @@ class SceneParameters:
             )
 
     def optimizer(
-        self, config: SplattingConfig, steps: int
+        self, config: SplattingConfig, steps: int, decaying: Sequence[tuple[float, torch.Tensor]] = ()
     ) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LambdaLR]:
-        """Adam with one step size per kind of parameter, and the decay of the positions' step."""
+        """Adam with one step size per kind of parameter; that of positions and of ``decaying`` ones falls to 1 %.
+
+        Args:
+            config: step sizes.
+            steps: length of the optimisation.
+            decaying: further (step size, parameter) pairs.
+        """
         groups = [
             {"params": [self.offsets], "lr": config.lr_position},
             {"params": [self.quats_wxyz], "lr": config.lr_rotation},
@@ -103,14 +112,16 @@ class SceneParameters:
             {"params": [self.sh_constant], "lr": config.lr_color},
             {"params": [self.sh_rest], "lr": _HIGHER_HARMONICS * config.lr_color},
         ]
+        constant = len(groups) - 1
+        groups += [{"params": [leaf], "lr": rate} for rate, leaf in decaying]
         fused = self.anchors.device.type in ("cpu", "cuda")
         adam = torch.optim.Adam(groups, eps=1e-15, fused=fused)
 
         def decay(step: int) -> float:
             return float(_FINAL_STEP ** (step / max(steps, 1)))
 
-        constant = [lambda _: 1.0] * (len(groups) - 1)
-        return adam, torch.optim.lr_scheduler.LambdaLR(adam, [decay, *constant])
+        schedule = [decay, *[lambda _: 1.0] * constant, *[decay] * len(decaying)]
+        return adam, torch.optim.lr_scheduler.LambdaLR(adam, schedule)
 
 
 def _leaf(value: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,109 @@
+"""A result folder in the formats of other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reconx_ros.core import InvalidInputError, StorageError
+from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
+from reconx_ros.io.colmap import ColmapView, write_colmap
+from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
+from reconx_ros.io.images import write_bytes_atomic
+from reconx_ros.io.splat_files import write_splat, write_spz
+
+
+def export_result(folder: Path, formats: Sequence[str], out: Path) -> list[Path]:
+    """Write a result folder's scene or cameras for other programs.
+
+    Args:
+        folder: what ``save_reconstruction`` wrote.
+        formats: of ``FORMATS``: "splat" and "spz" (scene for web viewers), "ply" (scene with the public properties
+            only), "colmap" and "colmap_text" (images and sparse/0, for nerfstudio, gsplat and the like).
+        out: folder to write to; made where it is absent.
+
+    Returns:
+        What was written, one path per format.
+
+    Raises:
+        InvalidInputError: for an unknown format, or a folder that is no result.
+        StorageError: when something cannot be read or written.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise InvalidInputError(f"export format is '{name}', expected one of {', '.join(FORMATS)}")
+    if not (folder / "cameras.json").is_file() or not (folder / "scene.ply").is_file():
+        raise InvalidInputError(f"{folder} is no result folder: it needs scene.ply and cameras.json")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise StorageError(f"export folder {out} cannot be made: {err.strerror}") from None
+    return [FORMATS[name](folder, out) for name in formats]
+
+
+def _ply(folder: Path, out: Path) -> Path:
+    target = out / "scene_public.ply"
+    write_scene_ply(target, read_scene_ply(folder / "scene.ply"), extra=False)
+    return target
+
+
+def _splat(folder: Path, out: Path) -> Path:
+    target = out / "scene.splat"
+    write_splat(target, read_scene_ply(folder / "scene.ply"))
+    return target
+
+
+def _spz(folder: Path, out: Path) -> Path:
+    target = out / "scene.spz"
+    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=_antialiased(folder))
+    return target
+
+
+def _colmap(folder: Path, out: Path) -> Path:
+    return _colmap_model(folder, out / "colmap", binary=True)
+
+
+def _colmap_text(folder: Path, out: Path) -> Path:
+    return _colmap_model(folder, out / "colmap_text", binary=False)
+
+
+def _colmap_model(folder: Path, out: Path, *, binary: bool) -> Path:
+    """images/ and sparse/0 of the keyframes."""
+    document = load_json(folder / "cameras.json")
+    views = [_colmap_view(folder, document, entry) for entry in document.get("images", [])]
+    try:
+        for name in ("images", "sparse/0"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        for view in views:
+            write_bytes_atomic(out / "images" / view.name, (folder / "images" / view.name).read_bytes())
+    except OSError as err:
+        raise StorageError(f"COLMAP folder {out} cannot be written: {err.filename}: {err.strerror}") from None
+    write_colmap(out / "sparse" / "0", views, binary=binary)
+    return out
+
+
+def _colmap_view(folder: Path, document: dict[str, Any], entry: dict[str, Any]) -> ColmapView:
+    name = f"image {entry.get('file')} of {folder}"
+    pose = parse_pose(entry, "c2w", name)
+    if pose is None or not entry.get("file"):
+        raise InvalidInputError(f"{name} has no file or no pose in cameras.json, expected both")
+    camera = parse_camera(entry, 0.5 if has_corner_origin(document) else 0.0, name)
+    return ColmapView(camera=camera, world_from_cam=pose, name=Path(entry["file"]).name)
+
+
+def _antialiased(folder: Path) -> bool:
+    """How the scene was fitted; the default of this package where no report says so."""
+    if not (folder / "report.json").is_file():
+        return True
+    config = load_json(folder / "report.json").get("config", {})
+    return bool(config.get("splatting", {}).get("antialiased", True))
+
+
+FORMATS: dict[str, Callable[[Path, Path], Path]] = {
+    "splat": _splat,
+    "spz": _spz,
+    "ply": _ply,
+    "colmap": _colmap,
+    "colmap_text": _colmap_text,
+}
