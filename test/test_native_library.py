@@ -90,6 +90,19 @@ def test_old_compilers_get_what_they_know(empty_cache: Path, monkeypatch: pytest
 
 
 @needs_compiler
+def test_compilers_whose_intrinsics_are_cut_otherwise_read_all_of_them(tmp_path: Path) -> None:
+    """A compiler that cannot read the parts of immintrin.h alone."""
+    compiler = tmp_path / "cc"
+    refusal = 'case "$*" in *RECONX_WHOLE_IMMINTRIN*) ;; *) exit 1 ;; esac'
+    compiler.write_text(f'#!/bin/sh\n{refusal}\nexec {build_native.find_compiler()} "$@"\n')
+    compiler.chmod(0o755)
+    for isa, flags in build_native.isa_flags().items():
+        expected = (*flags, "-DRECONX_WHOLE_IMMINTRIN")
+        assert build_native._understood(str(compiler), flags) == expected, isa
+    assert build_native._understood(str(build_native.find_compiler()), ("-march=not-yet-invented",)) is None
+
+
+@needs_compiler
 def test_branches_of_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What aarch64 compiles, without intrinsics, gives the same pictures and gradients here."""
     truth = rasterizer(monkeypatch, build_native.BASELINE)

@@ -14,6 +14,7 @@ from reconx_ros.geometry.projection import backproject, project, transform_point
 from reconx_ros.pointmap.coarse import look
 from reconx_ros.pointmap.confidence import confidence, precision_trust, witness_trust
 from reconx_ros.pointmap.consistency import Agreement, DepthView, agreement, round_trip
+from reconx_ros.pointmap.kernels import TorchKernels
 from reconx_ros.pointmap.pairs import angle_score, nearby_sources, pair_score, select_sources
 from reconx_ros.pointmap.views import MatchView, normalised, prepare_views
 
@@ -135,7 +136,7 @@ def test_nearby_sources_skip_a_twin_at_the_same_place(room_views: list[MatchView
 
 def test_the_first_look_finds_the_depth_range(room_views: list[MatchView]) -> None:
     views, unit = normalised(room_views)
-    scene = look(views, Job())
+    scene = look(TorchKernels(), views, Job())
     for view, (near, far) in zip(room_views, scene.depth_range, strict=True):
         depth = cast(room(), view.camera, view.world_from_cam)[1]
         low, high = np.percentile(depth, (3, 97))
@@ -167,11 +168,11 @@ def test_a_camera_that_hardly_moves_is_refused_with_numbers(room_views: list[Mat
     shaken = [placed(room_views[0], start + np.array([0, 1e-4 * i, 0])) for i in range(3)]
     views, unit = normalised(shaken)
     with pytest.raises(InsufficientParallaxError, match=r"baseline is 0.0002 against .* deg of parallax"):
-        look(views, Job(), unit=unit)
+        look(TorchKernels(), views, Job(), unit=unit)
 
 
 def test_depth_limits_bound_the_search(room_views: list[MatchView]) -> None:
-    for near, far in look(room_views, Job(), limits=(1.5, 4.0)).depth_range:
+    for near, far in look(TorchKernels(), room_views, Job(), limits=(1.5, 4.0)).depth_range:
         assert (near, far) == (1.5, 4.0)
 
 

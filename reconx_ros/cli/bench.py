@@ -15,22 +15,32 @@ def add_parser(commands: Any) -> None:
         "bench",
         help="measure speed against named baselines",
         description="Measure speed; every row is a ratio against a baseline measured in the same run.",
-        epilog="example: reconx bench splatting --json bench.json",
+        epilog="example: reconx bench geometry --json bench.json",
     )
-    parser.add_argument("what", nargs="?", choices=("splatting",), default="splatting", help="what to measure")
+    parser.add_argument(
+        "what", nargs="?", choices=("splatting", "geometry"), default="splatting", help="what to measure"
+    )
     add_common_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print a table."""
-    from reconx_ros.splatting.bench import run_bench
-
-    rows = run_bench()
+    rows = _measured(arguments.what)
     print_rows(rows)
     if arguments.json:
         write_json(arguments.json, {"bench": arguments.what, "versions": versions(), "rows": rows})
     return EXIT_OK
+
+
+def _measured(what: str) -> list[dict[str, Any]]:
+    if what == "geometry":
+        from reconx_ros.pointmap.bench import run_bench as bench_geometry
+
+        return bench_geometry()
+    from reconx_ros.splatting.bench import run_bench as bench_splatting
+
+    return bench_splatting()
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -91,17 +91,20 @@ def build(
     flags = {isa: f for isa, f in isa_flags(machine).items() if isas is None or isa in isas}
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".build-") as scratch:
-        known = {isa: f for isa, f in flags.items() if isa == BASELINE or _understands(compiler, f)}
-        made = _compile(compiler, known, Path(scratch))
+        known = {isa: f if isa == BASELINE else _understood(compiler, f) for isa, f in flags.items()}
+        made = _compile(compiler, {isa: f for isa, f in known.items() if f is not None}, Path(scratch))
         for path in made:
             path.replace(out_dir / path.name)
     return [out_dir / path.name for path in made]
 
 
-def _understands(compiler: str, flags: Sequence[str]) -> bool:
-    """Whether a compiler has an instruction set; old ones lack the newest."""
-    command = [compiler, *flags, "-x", "c", "-fsyntax-only", os.devnull]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def _understood(compiler: str, flags: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The flags of an instruction set that a compiler needs, or None where it is too old for that."""
+    probe = ("-std=c11", "-I", str(SOURCE_DIR), "-include", "simd.h", "-x", "c", "-fsyntax-only", os.devnull)
+    for chosen in (flags, (*flags, "-DRECONX_WHOLE_IMMINTRIN")):
+        if subprocess.run([compiler, *chosen, *probe], capture_output=True, check=False).returncode == 0:
+            return chosen
+    return None
 
 
 def _compile(compiler: str, isas: dict[str, tuple[str, ...]], scratch: Path) -> list[Path]:

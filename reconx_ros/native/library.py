@@ -69,6 +69,62 @@ class SsimCall(ctypes.Structure):
     )
 
 
+class SweepSource(ctypes.Structure):
+    """``reconx_sweep_source`` of sweep.c."""
+
+    _fields_ = (
+        ("at_infinity", ctypes.c_double * 9),
+        ("per_inverse_depth", ctypes.c_double * 3),
+        ("image", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("width", "height")),
+    )
+
+
+class SweepCall(ctypes.Structure):
+    """``reconx_sweep_call`` of sweep.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "height", "stride", "planes", "padded_planes")),
+        *((name, ctypes.c_int32) for name in ("first_plane", "last_plane")),
+        *((name, ctypes.c_int32) for name in ("sources", "window", "keep", "per_pixel", "threads")),
+        *((name, ctypes.c_float) for name in ("noise_variance", "unseen_cost")),
+        *((name, ctypes.c_void_p) for name in ("reference", "inverse_depths", "source", "volume")),
+    )
+
+
+class SgmCall(ctypes.Structure):
+    """``reconx_sgm_call`` of sgm.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "height", "planes", "padded_planes", "threads")),
+        *((name, ctypes.c_float) for name in ("p1", "p2", "p2_min", "edge")),
+        *((name, ctypes.c_void_p) for name in ("cost", "image", "total", "label", "chosen", "margin")),
+    )
+
+
+class Witness(ctypes.Structure):
+    """``reconx_witness`` of agreement.c."""
+
+    _fields_ = (
+        ("other_from_view", ctypes.c_float * 12),
+        ("view_from_other", ctypes.c_float * 12),
+        *((name, ctypes.c_float) for name in ("fx", "fy", "cx", "cy")),
+        ("depth", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("width", "height")),
+    )
+
+
+class AgreementCall(ctypes.Structure):
+    """``reconx_agreement_call`` of agreement.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("width", "height", "witnesses", "threads")),
+        *((name, ctypes.c_float) for name in ("fx", "fy", "cx", "cy", "tolerance", "max_error_px")),
+        *((name, ctypes.c_void_p) for name in ("depth", "usable", "witness")),
+        *((name, ctypes.c_void_p) for name in ("sees", "agrees", "denies", "mean_depth", "half_tangent")),
+    )
+
+
 def supported_isas() -> tuple[str, ...]:
     """Instruction sets that this CPU has and the library knows, best first."""
     present = _cpu_flags()
@@ -162,8 +218,23 @@ def _declared(library: ctypes.CDLL, path: Path) -> ctypes.CDLL:
     library.reconx_forward.argtypes = [pointer, scene, pictures, integer]
     library.reconx_backward.argtypes = [pointer, scene, pictures, gradients]
     library.reconx_ssim.argtypes = [pointer, ctypes.POINTER(SsimCall)]
+    declare_stereo(library)
     if library.reconx_abi_version() != ABI_VERSION:
         raise BackendUnavailableError(f"the compiled kernels {path} belong to another version: remove that file")
+    return library
+
+
+def declare_stereo(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes the arguments of the stereo kernels."""
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    library.reconx_sweep.argtypes = [ctypes.POINTER(SweepCall)]
+    library.reconx_sgm.argtypes = [ctypes.POINTER(SgmCall)]
+    library.reconx_agreement.argtypes = [ctypes.POINTER(AgreementCall)]
+    library.reconx_agreement.restype = None
+    library.reconx_components.argtypes = [integer, integer, pointer, pointer, ctypes.c_float, pointer]
+    library.reconx_components.restype = None
+    library.reconx_median3.argtypes = [integer, integer, pointer, pointer, integer]
+    library.reconx_median3.restype = None
     return library
 
 

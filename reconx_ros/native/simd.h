@@ -14,11 +14,11 @@
 #if defined(RECONX_GENERIC)
 #define LANES 4
 #elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#include <immintrin.h>
+#include "intrinsics.h"
 #define SIMD_AVX512 1
 #define LANES 16
 #elif defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
+#include "intrinsics.h"
 #define SIMD_AVX2 1
 #define LANES 8
 #elif defined(__SSE2__)
@@ -40,6 +40,22 @@ INLINE vf v_set(float x) { return x - (vf){0}; }
 INLINE vi v_seti(int32_t x) { return x - (vi){0}; }
 INLINE vf v_load(const float *p) { return *(const vf_loose *)p; }
 INLINE void v_store(float *p, vf x) { *(vf_loose *)p = x; }
+
+/* The first `count` floats, zeros behind them; nothing else is touched. */
+INLINE vf v_load_part(const float *p, int count) {
+    if (count >= LANES) return v_load(p);
+    vf v = {0};
+    for (int l = 0; l < count; l++) v[l] = p[l];
+    return v;
+}
+
+INLINE void v_store_part(float *p, vf x, int count) {
+    if (count >= LANES) {
+        v_store(p, x);
+    } else {
+        for (int l = 0; l < count; l++) p[l] = x[l];
+    }
+}
 
 /* a * b + c, fused where the machine can. */
 INLINE vf v_fma(vf a, vf b, vf c) {
@@ -162,6 +178,57 @@ INLINE vf v_log2(vf x) {
 #define SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, (vi){i, j, k, l})
 #endif
 
+/* 1 / x and 1 / sqrt(x) for normal x > 0 to about 3e-7: the machine's estimate and a step of Newton's. */
+INLINE vf v_reciprocal(vf x) {
+#if SIMD_AVX512
+    vf y = (vf)_mm512_rcp14_ps((__m512)x);
+#elif SIMD_AVX2
+    vf y = (vf)_mm256_rcp_ps((__m256)x);
+#elif SIMD_SSE2
+    vf y = (vf)_mm_rcp_ps((__m128)x);
+#else
+    return 1.0f / x;
+#endif
+#if SIMD_AVX512 || SIMD_AVX2 || SIMD_SSE2
+    return v_fma(y, v_fma(-x, y, v_set(1)), y);
+#endif
+}
+
+INLINE vf v_inverse_sqrt(vf x) {
+#if SIMD_AVX512
+    vf y = (vf)_mm512_rsqrt14_ps((__m512)x);
+#elif SIMD_AVX2
+    vf y = (vf)_mm256_rsqrt_ps((__m256)x);
+#elif SIMD_SSE2
+    vf y = (vf)_mm_rsqrt_ps((__m128)x);
+#else
+    return 1.0f / v_sqrt(x);
+#endif
+#if SIMD_AVX512 || SIMD_AVX2 || SIMD_SSE2
+    return v_fma(0.5f * y, v_fma(-x * y, y, v_set(1)), y);
+#endif
+}
+
+/* Two neighbouring floats per lane: p[at] and p[at + 1]. */
+INLINE void v_gather_pairs(const float *p, vi at, vf *left, vf *right) {
+#if SIMD_AVX512
+    const __m512i even = (__m512i)(vi){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    __m512 low = (__m512)_mm512_i32gather_pd(_mm512_castsi512_si256((__m512i)at), p, 4);
+    __m512 high = (__m512)_mm512_i32gather_pd(_mm512_extracti64x4_epi64((__m512i)at, 1), p, 4);
+    *left = (vf)_mm512_permutex2var_ps(low, even, high);
+    *right = (vf)_mm512_permutex2var_ps(low, (__m512i)((vi)even + 1), high);
+#elif SIMD_AVX2
+    __m256i order = _mm256_permute4x64_epi64((__m256i)at, 0xd8); /* the shuffles below work inside halves */
+    __m256 low = (__m256)_mm256_i32gather_pd((const double *)(const void *)p, _mm256_castsi256_si128(order), 4);
+    __m256 high = (__m256)_mm256_i32gather_pd((const double *)(const void *)p, _mm256_extracti128_si256(order, 1), 4);
+    *left = (vf)_mm256_shuffle_ps(low, high, 0x88), *right = (vf)_mm256_shuffle_ps(low, high, 0xdd);
+#else
+    vf first = {0}, second = {0};
+    UNROLL for (int l = 0; l < LANES; l++) first[l] = p[at[l]], second[l] = p[at[l] + 1];
+    *left = first, *right = second;
+#endif
+}
+
 #if SIMD_AVX512
 /* 128-bit parts of a pair of vectors, and pairs of lanes inside each part. */
 #define PARTS(a, b, imm) ((vf)_mm512_shuffle_f32x4((__m512)(a), (__m512)(b), imm))
@@ -187,6 +254,18 @@ INLINE vf v_log2(vf x) {
 #define UNPACK_LOW(a, b) SHUFFLE4(a, b, 0, 4, 1, 5)
 #define UNPACK_HIGH(a, b) SHUFFLE4(a, b, 2, 6, 3, 7)
 #endif
+
+/* The lowest of all lanes, in every lane. */
+INLINE vf v_lowest(vf a) {
+#if SIMD_AVX512
+    a = v_min(a, PARTS(a, a, 0x4e));
+    a = v_min(a, PARTS(a, a, 0xb1));
+#elif SIMD_AVX2
+    a = v_min(a, PARTS(a, a, 0x01));
+#endif
+    a = v_min(EVEN(a, a), ODD(a, a));
+    return v_min(EVEN(a, a), ODD(a, a));
+}
 
 /* Transpose in place the LANES x LANES matrix whose rows are the vectors. */
 INLINE void v_transpose(vf *r) {

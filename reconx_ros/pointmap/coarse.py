@@ -10,10 +10,11 @@ import torch
 
 from reconx_ros.core import InsufficientParallaxError, Job, ReconstructionError
 from reconx_ros.geometry.projection import backproject, inside_image, project, transform_points
-from reconx_ros.pointmap.consistency import DepthView, agreement
+from reconx_ros.pointmap.consistency import DepthView
+from reconx_ros.pointmap.kernels import StereoKernels
 from reconx_ros.pointmap.pairs import nearby_sources, select_sources
-from reconx_ros.pointmap.sgm import Smoothness, choose, smooth_costs
-from reconx_ros.pointmap.sweep import inverse_depth_planes, sweep
+from reconx_ros.pointmap.sgm import Smoothness
+from reconx_ros.pointmap.sweep import inverse_depth_planes
 from reconx_ros.pointmap.views import MatchView
 
 COARSE_SIZE = 96  # px
@@ -56,12 +57,10 @@ class _Found:
 
 
 def _clear_depth(
-    view: MatchView, sources: Sequence[MatchView], planes: torch.Tensor
+    kernels: StereoKernels, view: MatchView, sources: Sequence[MatchView], planes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inverse depth [H, W] and where the match is clear [H, W]."""
-    cost = sweep(view, sources, planes, _WINDOW)
-    smoothed = smooth_costs(cost, view.grey, Smoothness())
-    choice = choose(cost, smoothed)
+    choice = kernels.match(view, sources, planes, _WINDOW, Smoothness())
     step = planes[1, 0, 0] - planes[0, 0, 0]
     inverse = planes[0, 0, 0] + choice.label * step
     return inverse, (choice.cost < _MAX_COST) & (choice.margin > _MIN_MARGIN)
@@ -108,6 +107,7 @@ def _visible_depths(view: MatchView, points_world: torch.Tensor) -> torch.Tensor
 
 
 def _pass(
+    kernels: StereoKernels,
     views: Sequence[MatchView],
     sources: list[list[int]],
     planes: Sequence[torch.Tensor | None],
@@ -120,14 +120,16 @@ def _pass(
         job.step(span[0] + (span[1] - span[0]) * i / len(views), "finding the depth range")
         grid = planes[i]
         nothing = torch.zeros_like(view.grey)
-        w, clear = (nothing, nothing > 0) if grid is None else _clear_depth(view, [views[j] for j in sources[i]], grid)
+        w, clear = nothing, nothing > 0
+        if grid is not None:
+            w, clear = _clear_depth(kernels, view, [views[j] for j in sources[i]], grid)
         inverse.append(w[clear])
         finite = clear & (w > 1e-3 * w.max())
         depth = 1 / torch.where(finite, w, 1.0)
         maps.append(DepthView(depth=depth, usable=finite, camera=view.camera, world_from_cam=view.world_from_cam))
     points = []
     for i, own in enumerate(maps):
-        told = agreement(own, [maps[j] for j in sources[i]], _TOLERANCE)
+        told = kernels.agreement(own, [maps[j] for j in sources[i]], _TOLERANCE)
         sure = own.usable & (told.agrees >= 1) & (told.denies <= told.agrees)
         points.append(transform_points(own.world_from_cam, backproject(own.depth, own.camera)[sure]))
     return _Found(inverse=inverse, points_world=points)
@@ -158,6 +160,7 @@ def _ranges(
 
 
 def look(
+    kernels: StereoKernels,
     views: Sequence[MatchView],
     job: Job,
     span: tuple[float, float] = (0.0, 1.0),
@@ -170,6 +173,7 @@ def look(
     Two sweeps: the first from infinity to half a baseline, the second in the range that the first found.
 
     Args:
+        kernels: who matches.
         views: at least two, with cameras about one unit apart (``views.normalised``).
         job: progress and cancellation.
         span: part of the progress bar that this fills.
@@ -185,7 +189,7 @@ def look(
     small = [v.resized(COARSE_SIZE) for v in views]
     sources = nearby_sources(small, _COARSE_SOURCES)
     wide = [_wide_planes(v, [small[j] for j in s], limits) if s else None for v, s in zip(small, sources, strict=True)]
-    found = _pass(small, sources, wide, job, (span[0], middle))
+    found = _pass(kernels, small, sources, wide, job, (span[0], middle))
     _check_parallax(small, found, sources, unit)
     ranges = _ranges(small, found.points_world, limits)
     better = select_sources(small, found.points_world, _COARSE_SOURCES)
@@ -195,5 +199,5 @@ def look(
         inverse_depth_planes(near, far, _TIGHT_PLANES, device=device) if sources[i] else None
         for i, (near, far) in enumerate(ranges)
     ]
-    points = _pass(small, sources, tight, job, (middle, span[1])).points_world
+    points = _pass(kernels, small, sources, tight, job, (middle, span[1])).points_world
     return CoarseScene(points_world=tuple(points), depth_range=tuple(_ranges(small, points, limits)))

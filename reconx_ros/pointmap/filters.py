@@ -46,6 +46,11 @@ def connected_components(depth: torch.Tensor, mask: torch.Tensor, tolerance: flo
 
 def without_speckles(depth: torch.Tensor, mask: torch.Tensor, *, tolerance: float, min_pixels: int) -> torch.Tensor:
     """The mask [H, W] less its smooth patches of fewer than ``min_pixels`` pixels."""
-    label = connected_components(depth, mask, tolerance).reshape(-1)
+    return without_small_patches(connected_components(depth, mask, tolerance), mask, min_pixels)
+
+
+def without_small_patches(label: torch.Tensor, mask: torch.Tensor, min_pixels: int) -> torch.Tensor:
+    """The mask [H, W] less the patches of fewer than ``min_pixels`` pixels, given the patch of each pixel [H, W]."""
+    label = label.reshape(-1)
     size = torch.bincount(label, weights=mask.reshape(-1).float(), minlength=label.numel())
     return mask & (size[label] >= min_pixels).reshape(mask.shape)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as nnf
 
-_NOISE_VARIANCE = (1.5 / 255) ** 2  # of grey values in [0, 1]: sensor noise and JPEG; damps windows without texture
+NOISE_VARIANCE = (1.5 / 255) ** 2  # of grey values in [0, 1]: sensor noise and JPEG; damps windows without texture
 
 
 def window_sum(values: torch.Tensor, window: int, dim: int) -> torch.Tensor:
@@ -79,5 +79,5 @@ def zncc_cost(reference: ReferenceWindows, warped: torch.Tensor) -> torch.Tensor
     mean = box_sum(warped, window).mul_(weight)
     variance = box_sum(warped * warped, window).mul_(weight).sub_(mean * mean).clamp_min_(0)
     covariance = box_sum(warped * reference.centred, window).mul_(weight).sub_(mean * reference.mean)
-    scale = variance.add_(_NOISE_VARIANCE).mul_(reference.variance + _NOISE_VARIANCE).rsqrt_()
+    scale = variance.add_(NOISE_VARIANCE).mul_(reference.variance + NOISE_VARIANCE).rsqrt_()
     return covariance.mul_(scale).mul_(-0.5).add_(0.5).clamp_(0, 1)

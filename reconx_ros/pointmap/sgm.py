@@ -119,6 +119,8 @@ def choose(cost: torch.Tensor, smoothed: torch.Tensor) -> Choice:
 def parabola_offset(volume: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Offset [H, W] in [-0.5, 0.5] of the parabola through each minimum and its neighbours; 0 at the ends."""
     count = volume.shape[0]
+    if count < 3:
+        return torch.zeros_like(index, dtype=volume.dtype)
     inner = index.clamp(1, count - 2)
     left, middle, right = (volume.gather(0, (inner + k)[None])[0] for k in (-1, 0, 1))
     bend = left - 2 * middle + right

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.pointmap.filters import median_filter
-from reconx_ros.pointmap.sgm import Smoothness, choose, parabola_offset, smooth_costs
-from reconx_ros.pointmap.sweep import inverse_depth_planes, sweep
+from reconx_ros.pointmap.kernels import StereoKernels
+from reconx_ros.pointmap.sgm import Smoothness
+from reconx_ros.pointmap.sweep import inverse_depth_planes
 from reconx_ros.pointmap.views import MatchView
 
 _SMOOTH = Smoothness(p1=0.05, p2=1.0, p2_min=0.1, edge=0.06)
@@ -34,7 +34,12 @@ class StereoDepth:
 
 
 def _narrow_sweep(
-    view: MatchView, sources: Sequence[MatchView], inverse: torch.Tensor, step: float, window: int
+    kernels: StereoKernels,
+    view: MatchView,
+    sources: Sequence[MatchView],
+    inverse: torch.Tensor,
+    step: float,
+    window: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Improve inverse depths [H, W] by hypotheses around each; the windows then follow the surface's slant.
 
@@ -43,14 +48,12 @@ def _narrow_sweep(
     """
     offsets = torch.arange(-_NARROW_STEPS, _NARROW_STEPS + 1, device=inverse.device) * (_NARROW_FRACTION * step)
     hypotheses = (inverse + offsets[:, None, None]).clamp_min(1e-3 * step)
-    cost = sweep(view, sources, hypotheses, window)
-    smoothed = smooth_costs(cost, view.grey, _SMOOTH_NARROW)
-    index = smoothed.argmin(dim=0)
-    label = index + parabola_offset(smoothed, index) - _NARROW_STEPS
-    return inverse + label * (_NARROW_FRACTION * step), cost.gather(0, index[None])[0]
+    choice = kernels.match(view, sources, hypotheses, window, _SMOOTH_NARROW)
+    return inverse + (choice.label - _NARROW_STEPS) * (_NARROW_FRACTION * step), choice.cost
 
 
 def estimate_depth(
+    kernels: StereoKernels,
     view: MatchView,
     sources: Sequence[MatchView],
     depth_range: tuple[float, float],
@@ -62,6 +65,7 @@ def estimate_depth(
     """Depth of every pixel of a view.
 
     Args:
+        kernels: who computes it.
         view: reference.
         sources: at least one view that shares content with it.
         depth_range: nearest and farthest depth searched.
@@ -72,9 +76,8 @@ def estimate_depth(
     near, far = depth_range
     grid = inverse_depth_planes(near, far, planes, device=view.grey.device)
     step = (1 / near - 1 / far) / (planes - 1)
-    cost = sweep(view, sources, grid, window, on_chunk=on_chunk)
-    choice = choose(cost, smooth_costs(cost, view.grey, _SMOOTH))
-    inverse = median_filter(1 / far + choice.label * step)
-    inverse, narrow_cost = _narrow_sweep(view, sources, inverse, step, window)
+    choice = kernels.match(view, sources, grid, window, _SMOOTH, on_chunk=on_chunk)
+    inverse = kernels.median_filter(1 / far + choice.label * step)
+    inverse, narrow_cost = _narrow_sweep(kernels, view, sources, inverse, step, window)
     depth = 1 / inverse.clamp(0.5 / far, 2 / near)
     return StereoDepth(depth=depth, cost=narrow_cost, margin=choice.margin)

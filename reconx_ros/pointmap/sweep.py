@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from reconx_ros.core import InvalidInputError, check_finite, check_shape
 from reconx_ros.geometry.warping import inside, sample
 from reconx_ros.pointmap.matching import ReferenceWindows, zncc_cost
 from reconx_ros.pointmap.views import MatchView
@@ -52,6 +53,20 @@ class BestCosts:
         return 0.5 * (first + torch.where(torch.isinf(self._second), first, self._second))
 
 
+def check_sweep(reference: MatchView, sources: Sequence[MatchView], inverse_depths: torch.Tensor, window: int) -> None:
+    """Raise InvalidInputError for no source, no plane, an even window, or an image of a wrong size or not finite."""
+    if not sources:
+        raise InvalidInputError("a plane sweep got no source views, expected at least 1")
+    if inverse_depths.shape[0] < 1:
+        raise InvalidInputError("a plane sweep got no inverse depths, expected at least 1")
+    if window < 3 or window % 2 == 0:
+        raise InvalidInputError(f"matching window is {window} pixels, expected an odd number of at least 3")
+    for view in (reference, *sources):
+        name = f"grey image of keyframe {view.keyframe_id}"
+        check_shape(name, view.grey, view.camera.height, view.camera.width)
+        check_finite(name, view.grey)
+
+
 def sweep(
     reference: MatchView,
     sources: Sequence[MatchView],
@@ -73,7 +88,11 @@ def sweep(
 
     Returns:
         [D, H, W] costs in [0, 1].
+
+    Raises:
+        InvalidInputError: for no source, no plane, an even window, or an image of a wrong size or not finite.
     """
+    check_sweep(reference, sources, inverse_depths, window)
     height, width = reference.grey.shape
     count = inverse_depths.shape[0]
     windows = ReferenceWindows.of(reference.grey, window)

@@ -11,9 +11,10 @@ from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, Poin
 from reconx_ros.pointmap.coarse import look
 from reconx_ros.pointmap.confidence import confidence
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.consistency import DepthView, agreement
-from reconx_ros.pointmap.filters import without_speckles
+from reconx_ros.pointmap.consistency import DepthView
+from reconx_ros.pointmap.kernels import StereoKernels, select_kernels
 from reconx_ros.pointmap.pairs import select_sources
+from reconx_ros.pointmap.refine import refine_poses, with_poses
 from reconx_ros.pointmap.stereo import StereoDepth, estimate_depth
 from reconx_ros.pointmap.views import MatchView, normalised, pose_of, prepare_views
 
@@ -32,17 +33,20 @@ class _Plan:
         neighbours: per view, indices of the views that share content with it, best first.
         depth_range: per view, (near, far).
         unit: one unit of this world in the user's.
+        kernels: who matches.
     """
 
     views: list[MatchView]
     neighbours: list[list[int]]
     depth_range: tuple[tuple[float, float], ...]
     unit: float
+    kernels: StereoKernels
 
 
 class MultiviewBackend:
     """Stage 1 for frames with known poses. Works in any unit; its accuracy is that of the poses.
 
+    Poses are first corrected by what the images say (refine.py), unless ``config.refine_poses`` is off.
     Each view is swept against its best sources (pairs.py, sweep.py), smoothed (sgm.py), and refined (stereo.py); then
     a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates the
     chance of an error below 2 % (confidence.py). The depth of kept pixels is the mean of the views that agree.
@@ -62,11 +66,15 @@ class MultiviewBackend:
             InsufficientParallaxError: when the cameras share one place, or the scene is too far for their baselines.
             ReconstructionError: when nothing matches (black or constant images, wrong poses).
             CancelledError: when the job was cancelled.
+            BackendUnavailableError: when the kernels that ``config.kernels`` names cannot run here.
         """
         job.step(0.0, "preparing images")
         _require_range(config)
+        kernels = select_kernels(config.kernels, device)
+        refined = refine_poses(keyframes, config, job) if config.refine_poses else None
+        keyframes = keyframes if refined is None else with_poses(keyframes, refined)
         views = prepare_views(keyframes, config.max_size, device)
-        plan = _plan(views, config, job)
+        plan = _plan(kernels, views, config, job)
         depths = [_match(plan, i, config, job) for i in range(len(views))]
         job.step(_LOOK_SHARE + _MATCH_SHARE, "comparing views")
         checked = [_check(plan, depths, i, config, keyframe) for i, keyframe in enumerate(keyframes)]
@@ -76,7 +84,8 @@ class MultiviewBackend:
             metric_scale=config.metric_poses,
             scale_source="poses" if config.metric_poses else None,
             backend=self.name,
-            warnings=_warnings(checked),
+            warnings=(*(refined.warnings if refined else ()), *_warnings(checked)),
+            pose_corrections=refined.corrections if refined else (),
         )
 
 
@@ -87,12 +96,12 @@ def _require_range(config: PointmapConfig) -> None:
         )
 
 
-def _plan(views: list[MatchView], config: PointmapConfig, job: Job) -> _Plan:
+def _plan(kernels: StereoKernels, views: list[MatchView], config: PointmapConfig, job: Job) -> _Plan:
     views, unit = normalised(views)
     limits = (config.min_depth / unit, config.max_depth / unit)
-    scene = look(views, job, (0.0, _LOOK_SHARE), limits=limits, unit=unit)
+    scene = look(kernels, views, job, (0.0, _LOOK_SHARE), limits=limits, unit=unit)
     neighbours = select_sources(views, scene.points_world, max(config.sources, _WITNESSES))
-    return _Plan(views=views, neighbours=neighbours, depth_range=scene.depth_range, unit=unit)
+    return _Plan(views=views, neighbours=neighbours, depth_range=scene.depth_range, unit=unit, kernels=kernels)
 
 
 def _match(plan: _Plan, index: int, config: PointmapConfig, job: Job) -> StereoDepth:
@@ -108,7 +117,13 @@ def _match(plan: _Plan, index: int, config: PointmapConfig, job: Job) -> StereoD
         job.step(done, f"matching view {index + 1} of {count}")
 
     return estimate_depth(
-        view, sources, plan.depth_range[index], planes=config.planes, window=config.window | 1, on_chunk=progress
+        plan.kernels,
+        view,
+        sources,
+        plan.depth_range[index],
+        planes=config.planes,
+        window=config.window | 1,
+        on_chunk=progress,
     )
 
 
@@ -124,10 +139,10 @@ def _check(
     view, found = plan.views[index], depths[index]
     own = _as_tested(view, found)
     others = [_as_tested(plan.views[j], depths[j]) for j in plan.neighbours[index]]
-    told = agreement(own, others, config.consistency)
+    told = plan.kernels.agreement(own, others, config.consistency)
     needed = told.sees.clamp(1, config.min_consistent)
     valid = own.usable & (told.agrees >= needed) & (told.denies <= told.agrees)
-    valid = without_speckles(told.depth, valid, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
+    valid = plan.kernels.without_speckles(told.depth, valid, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
     trust = confidence(told, found.margin, view.camera.fx) * valid
     return PointMap(
         rgb=view.rgb.cpu(),
