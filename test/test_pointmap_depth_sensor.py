@@ -11,7 +11,14 @@ from pointmap_scenes import Scene, cast, pinhole, plane, room_scene
 
 from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Job, Keyframe, ReconstructionError, ReconxError
 from reconx_ros.geometry.projection import pointmap_world
-from reconx_ros.pointmap.backends.depth_sensor import DepthSensorBackend, range_trust, surface_bend
+from reconx_ros.pointmap.backends.depth_sensor import (
+    DepthSensorBackend,
+    SensorAgreement,
+    filled_view,
+    range_trust,
+    sensor_agreement,
+    surface_bend,
+)
 from reconx_ros.pointmap.config import PointmapConfig
 
 CONFIG = PointmapConfig(max_size=64)
@@ -38,7 +45,7 @@ def test_depth_comes_out_as_it_went_in(scene: Scene) -> None:
     view = result.views[0]
     np.testing.assert_allclose(view.depth.numpy(), scene.depths[0], rtol=1e-6)
     assert bool(view.valid.all())
-    assert result.metric_scale and result.scale_source == "depth sensor"
+    assert result.metric_scale and result.scale_source == "depth"
     assert float((view.confidence > 0.8).float().mean()) > 0.8
 
 
@@ -105,6 +112,98 @@ def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
     for keyframes, config, kind, text in cases:
         with pytest.raises(kind, match=text):
             reconstruct(keyframes, config)
+
+
+FILL = replace(CONFIG, fill_depth=True, planes=48)
+
+
+@pytest.fixture(scope="module")
+def holed() -> Scene:
+    """Three views, each with a tall hole at another place."""
+    scene = room_scene(3, pinhole(64, 48))
+    keyframes = []
+    for i, (keyframe, depth) in enumerate(zip(scene.keyframes, scene.depths, strict=True)):
+        sensed = depth.copy()
+        sensed[8:40, 14 + 10 * i : 26 + 10 * i] = 0
+        keyframes.append(with_depth(keyframe, sensed))
+    return Scene(keyframes=keyframes, depths=scene.depths)
+
+
+@pytest.fixture(scope="module")
+def filled(holed: Scene) -> AlignedViews:
+    return reconstruct(holed.keyframes, FILL)
+
+
+def test_holes_take_the_depth_that_views_agree_on_and_the_rest_stays(holed: Scene, filled: AlignedViews) -> None:
+    raw = reconstruct(holed.keyframes)
+    assert filled.metric_scale and filled.scale_source == "depth" and not filled.warnings
+    errors, confidences, holes = [], [], 0
+    for before, after, truth in zip(raw.views, filled.views, holed.depths, strict=True):
+        torch.testing.assert_close(after.depth[before.valid], before.depth[before.valid], rtol=0, atol=0)
+        torch.testing.assert_close(after.confidence[before.valid], before.confidence[before.valid], rtol=0, atol=0)
+        new = after.valid & ~before.valid
+        holes += int((~before.valid).sum())
+        errors.append((after.depth.numpy() / truth - 1)[new.numpy()])
+        confidences.append(after.confidence[new].numpy())
+        assert not after.confidence[~after.valid].any()
+    error, confidence = np.abs(np.concatenate(errors)), np.concatenate(confidences)
+    assert len(error) > 0.3 * holes
+    assert np.median(error) < 0.02
+    sure = confidence >= 0.5
+    assert (error[sure] <= 0.02).mean() > confidence[sure].mean() - 0.15
+
+
+def test_wrong_poses_fill_nothing_and_say_so(holed: Scene) -> None:
+    def stretched(keyframe: Keyframe) -> Keyframe:
+        pose = keyframe.frame.world_from_cam
+        assert pose is not None
+        return replace(
+            keyframe,
+            frame=replace(
+                keyframe.frame, world_from_cam=SE3(rotation=pose.rotation, translation=1.3 * pose.translation)
+            ),
+        )
+
+    wrong = [stretched(k) for k in holed.keyframes]
+    result, raw = reconstruct(wrong, FILL), reconstruct(wrong)
+    assert "stay open" in result.warnings[0]
+    for view, before in zip(result.views, raw.views, strict=True):
+        assert torch.equal(view.valid, before.valid)
+
+
+def test_views_without_parallax_fill_nothing_and_say_so(holed: Scene) -> None:
+    still = [with_depth(replace(holed.keyframes[0], id=i), holed.keyframes[0].frame.depth_m) for i in range(2)]
+    result = reconstruct(still, FILL)
+    assert "stay open" in result.warnings[0] and "same place" in result.warnings[0]
+    assert torch.equal(result.views[0].valid, reconstruct(still).views[0].valid)
+
+
+def test_a_filled_point_that_another_sensor_looks_through_is_dropped(holed: Scene) -> None:
+    sensor, other, _ = reconstruct(holed.keyframes).views
+    sweep = replace(sensor, depth=0.5 * sensor.depth, valid=torch.ones_like(sensor.valid))
+    sweep = replace(sweep, confidence=torch.full_like(sweep.depth, 0.9))
+    rate = SensorAgreement(share=0.45, expected=0.9, pixels=500)
+    alone = filled_view(sensor, sweep, rate, [], 0.02)
+    assert bool(alone.valid.all())
+    torch.testing.assert_close(alone.confidence[~sensor.valid], torch.full((32 * 12,), 0.45))
+    seen_through = filled_view(sensor, sweep, rate, [other], 0.02)
+    assert int(seen_through.valid.sum()) < int(alone.valid.sum()) - 100
+    assert bool(seen_through.valid[sensor.valid].all())
+
+
+def test_agreement_counts_sure_pixels_of_both() -> None:
+    view = reconstruct(room_with_depth()).views[0]
+    same = sensor_agreement(view, view)
+    assert same is not None and same.share == 1.0
+    farther = sensor_agreement(view, replace(view, depth=1.05 * view.depth))
+    assert farther is not None and farther.share == 0.0 and farther.pixels == same.pixels
+    nothing = torch.zeros_like(view.valid)
+    assert sensor_agreement(view, replace(view, valid=nothing)) is None
+
+
+def room_with_depth() -> list[Keyframe]:
+    scene = room_scene(1, pinhole(64, 48))
+    return [with_depth(scene.keyframes[0], scene.depths[0])]
 
 
 def test_one_empty_depth_image_is_a_warning(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,16 +52,57 @@ class PointMap:
             raise InvalidInputError("pointmap confidence leaves [0, 1]")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScaleEstimate:
+    """How up-to-scale geometry was brought to another unit, and how well the source agrees with it.
+
+    Attributes:
+        factor: new units (metres where the source is metric) per unit before.
+        spread: robust relative standard deviation of what the source says: of the log depth ratios of pixels, or of
+            the distances between camera centres and given positions over the extent of the positions.
+        inliers: share in [0, 1] of pixels or cameras that agree with the factor.
+        source: "poses", "depth" or "network".
+        count: pixels or cameras that were asked.
+    """
+
+    factor: float
+    spread: float
+    inliers: float
+    source: str
+    count: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise InvalidInputError(f"scale factor is {self.factor}, expected a finite positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseCorrection:
+    """How the images moved a keyframe from the pose it was given.
+
+    Attributes:
+        keyframe_id: which keyframe.
+        moved: distance between the given and the corrected position, in the world's unit.
+        turned_deg: angle between the given and the corrected orientation, degrees.
+    """
+
+    keyframe_id: int
+    moved: float
+    turned_deg: float
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AlignedViews:
     """Stage 1's result: pointmaps of all views in one world.
 
     Attributes:
-        views: one PointMap per view, in the order of the input.
+        views: one PointMap per view, in the order of the input; keyframes that could not be joined have none.
         metric_scale: whether the unit is the metre.
-        scale_source: what the scale comes from ("poses", "depth sensor", ...); None when up to scale.
+        scale_source: what the scale comes from ("poses", "depth", "network"); None when up to scale.
         backend: name of the backend that made it.
         warnings: sentences for the report.
+        scale: how the geometry was rescaled after the backend, with the residual; None when it was not.
+        pose_corrections: what the images changed about given poses, per view; empty where they were taken as they are.
     """
 
     views: tuple[PointMap, ...]
@@ -68,6 +110,8 @@ class AlignedViews:
     scale_source: str | None
     backend: str
     warnings: tuple[str, ...] = ()
+    scale: ScaleEstimate | None = None
+    pose_corrections: tuple[PoseCorrection, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.views:

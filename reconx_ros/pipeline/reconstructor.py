@@ -21,15 +21,20 @@ from reconx_ros.core import (
     ViewSequence,
 )
 from reconx_ros.core.transforms import SE3
+from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.trajectory import plan_trajectory
 from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
 from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.pointmap.base import PointmapBackend
+from reconx_ros.pointmap.memory import plan_memory
+from reconx_ros.pointmap.scale import scale_to_metric
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.fit import FitResult, fit
 from reconx_ros.splatting.init import initial_scene
+from reconx_ros.splatting.losses import PerceptualLoss
 from reconx_ros.splatting.lpips import perceptual_from_config
 from reconx_ros.splatting.render import RenderedView, render_scene
 from reconx_ros.splatting.select import select_rasterizer
@@ -102,17 +107,14 @@ class Reconstructor:
         config, device = self._config, self._device
         torch.manual_seed(config.seed)
         backend, generator = choose_pointmap(config, keyframes), choose_generator(config)
-        rasterizer = select_rasterizer(config.splatting, device)
+        rasterizer, perceptual = select_rasterizer(config.splatting, device), perceptual_from_config(config.splatting)
         stages = StageRecorder(device)
         with stages.measure("pointmap", backend.name):
-            views = backend.reconstruct(keyframes, config.pointmap, device=device, job=job.for_stage("pointmap"))
-            if views.scale_source == "poses" and not metric_poses:
-                views = replace(views, metric_scale=False, scale_source=None)
+            views = self._align(backend, keyframes, metric_poses, job.for_stage("pointmap"))
         with stages.measure("diffusion", generator.name):
-            path = plan_trajectory(views, config.diffusion.frames, max_size=config.splatting.max_size)
-            sequence = generator.generate(views, path, config.diffusion, device=device, job=job.for_stage("diffusion"))
+            sequence = self._generate(generator, views, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name):
-            fitted = self._fit(views, sequence, rasterizer, job.for_stage("splatting"))
+            fitted = self._fit(views, sequence, rasterizer, perceptual, job.for_stage("splatting"))
         with stages.measure("render", rasterizer.name):
             trajectory, novel_views = self._render(views, fitted.scene, rasterizer, job.for_stage("render"))
         cloud = self._cloud(views, sequence)
@@ -125,7 +127,61 @@ class Reconstructor:
             trajectory=trajectory, novel_views=novel_views, report=report,
         )  # fmt: skip
 
-    def _fit(self, views: AlignedViews, sequence: ViewSequence, rasterizer: Rasterizer, job: Job) -> FitResult:
+    def align(
+        self, keyframes: Sequence[Keyframe], *, metric_poses: bool = True, job: Job | None = None
+    ) -> AlignedViews:
+        """Stage 1 alone: geometry and cameras, in metres where a source of scale agrees; arguments as ``run``.
+
+        Raises:
+            InvalidInputError, InsufficientParallaxError, BackendUnavailableError, ReconstructionError, CancelledError:
+                as ``run``.
+        """
+        backend = choose_pointmap(self._config, keyframes)
+        torch.manual_seed(self._config.seed)
+        return self._align(backend, keyframes, metric_poses, job or Job(stage="pointmap"))
+
+    def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
+        """Stage 2 alone: the views of stage 1 and frames between them.
+
+        Raises:
+            InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
+        """
+        torch.manual_seed(self._config.seed)
+        return self._generate(choose_generator(self._config), views, job or Job(stage="diffusion"))
+
+    def fit(self, views: AlignedViews, sequence: ViewSequence, *, job: Job | None = None) -> FitResult:
+        """Stage 3 alone: Gaussians that start from the pointmaps of stage 1 and look like the frames of stage 2.
+
+        Raises:
+            InvalidInputError, BackendUnavailableError, ReconstructionError, CancelledError: as ``run``.
+        """
+        splatting = self._config.splatting
+        rasterizer, perceptual = select_rasterizer(splatting, self._device), perceptual_from_config(splatting)
+        return self._fit(views, sequence, rasterizer, perceptual, job or Job(stage="splatting"))
+
+    def _align(
+        self, backend: PointmapBackend, keyframes: Sequence[Keyframe], metric_poses: bool, job: Job
+    ) -> AlignedViews:
+        plan = plan_memory(backend.name, keyframes, self._config.pointmap, device=self._device)
+        views = backend.reconstruct(keyframes, plan.config, device=self._device, job=job)
+        if views.scale_source == "poses" and not metric_poses:
+            views = replace(views, metric_scale=False, scale_source=None)
+        views = replace(views, warnings=(*plan.warnings, *views.warnings))
+        return scale_to_metric(views, keyframes, plan.config, metric_poses=metric_poses, device=self._device, job=job)
+
+    def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
+        config = self._config
+        path = plan_trajectory(views, config.diffusion.frames, max_size=config.splatting.max_size)
+        return generator.generate(views, path, config.diffusion, device=self._device, job=job)
+
+    def _fit(
+        self,
+        views: AlignedViews,
+        sequence: ViewSequence,
+        rasterizer: Rasterizer,
+        perceptual: PerceptualLoss | None,
+        job: Job,
+    ) -> FitResult:
         config = self._config
         start = initial_scene(views, config.splatting, seed=config.seed)
         return fit(
@@ -136,7 +192,7 @@ class Reconstructor:
             device=self._device,
             job=job,
             seed=config.seed,
-            perceptual=perceptual_from_config(config.splatting),
+            perceptual=perceptual,
         )
 
     def _render(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from reconx_ros.diffusion import base as diffusion_base
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.stages import StageRecord
 from reconx_ros.pointmap import base as pointmap_base
+from reconx_ros.pointmap.memory import plan_memory
+from reconx_ros.pointmap.scale import in_given_frame
 from reconx_ros.splatting import base as splatting_base
 from reconx_ros.splatting.fit import FitResult
 
@@ -38,6 +41,8 @@ def build_report(
     return {
         "keyframes": len(keyframes),
         "keyframe_ids": [k.id for k in keyframes],
+        "keyframe_ids_joined": [v.keyframe_id for v in views.views],
+        "pose_corrections": [asdict(c) for c in views.pose_corrections],
         "points": len(cloud),
         "points_observed": int((cloud.provenance == int(Provenance.OBSERVED)).sum()),
         "points_generated": int((cloud.provenance == int(Provenance.GENERATED)).sum()),
@@ -45,14 +50,17 @@ def build_report(
         "novel_views": novel_views,
         "metric_scale": views.metric_scale,
         "scale_source": views.scale_source,
+        "scale": None if views.scale is None else asdict(views.scale),
+        "pointmap_memory": _memory(views, keyframes, config, device),
         "generates": sequence.generates,
         "confident_share": _confident_share(views, config.output.min_confidence),
         "psnr_inputs": fitted.psnr_inputs,
         "terms": dict(fitted.terms),
+        "view_corrections": _corrections(fitted, views),
         "backends": {"pointmap": views.backend, "diffusion": sequence.backend, "splatting": rasterizer},
         "licences": _licences(views.backend, sequence.backend, rasterizer),
         "stages": [record.as_dict() for record in stages],
-        "warnings": _warnings(views, sequence),
+        "warnings": _warnings(keyframes, views, sequence),
         "device": str(device),
         "versions": versions(),
         "config": to_mapping(config),
@@ -70,15 +78,44 @@ def versions() -> dict[str, str]:
     }
 
 
+def _corrections(fitted: FitResult, views: AlignedViews) -> list[dict[str, Any]] | None:
+    """What stage 3 changed about the keyframes' poses and exposure; None where it was told to change neither."""
+    if not fitted.corrections:
+        return None
+    pairs = zip(views.views, fitted.corrections, strict=False)  # keyframes come first in the sequence
+    return [
+        {
+            "keyframe": v.keyframe_id,
+            "moved": c.moved,
+            "turned_deg": c.turned_deg,
+            "gain": list(c.gain),
+            "bias": list(c.bias),
+        }
+        for v, c in pairs
+    ]
+
+
 def _confident_share(views: AlignedViews, threshold: float) -> float:
     shares = [float((v.valid & (v.confidence >= threshold)).float().mean()) for v in views.views]
     return float(np.mean(shares))
 
 
-def _warnings(views: AlignedViews, sequence: ViewSequence) -> list[str]:
+def _memory(
+    views: AlignedViews, keyframes: Sequence[Keyframe], config: ReconxConfig, device: torch.device
+) -> dict[str, float | None]:
+    """What stage 1 was expected to take, and what it was allowed to."""
+    estimate = plan_memory(views.backend, keyframes, config.pointmap, device=device).estimated_bytes
+    return {
+        "estimated_gb": None if estimate is None else estimate / 1e9,
+        "limit_gb": config.pointmap.max_memory_gb or None,
+    }
+
+
+def _warnings(keyframes: Sequence[Keyframe], views: AlignedViews, sequence: ViewSequence) -> list[str]:
     warnings = [*views.warnings, *sequence.warnings]
     if not views.metric_scale:
-        warnings.append("the scale is unknown: lengths are in the unit of the given poses, not metres")
+        unit = "the unit of the given poses" if in_given_frame(views, keyframes) else "an arbitrary unit"
+        warnings.append(f"the scale is unknown: lengths are in {unit}, not metres")
     return warnings
 
 

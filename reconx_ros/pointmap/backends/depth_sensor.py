@@ -1,21 +1,36 @@
-"""RGB-D keyframes as they are: the sensor's depth on the working grid, with a confidence."""
+"""RGB-D keyframes as they are: the sensor's depth on the working grid, with a confidence; on request, holes filled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, ReconstructionError
+from reconx_ros.core import (
+    AlignedViews,
+    InsufficientParallaxError,
+    InvalidInputError,
+    Job,
+    Keyframe,
+    PointMap,
+    ReconstructionError,
+)
 from reconx_ros.geometry.resize import resize_area, resize_nearest
+from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.confidence import TRUSTED_ERROR
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.consistency import DepthView, agreement
 from reconx_ros.pointmap.views import pose_of
 
 _EDGE_BEND = 0.03  # relative bend of inverse depth at which trust falls to 1 / e
 _HOLE_BEND = 0.02  # bend assumed next to a hole: flying pixels gather there
+_READ_SHARE = 0.05  # of the progress bar, when holes are filled
+_SURE = 0.5  # confidence from which a sensor's pixel judges depth from several views
+_MIN_COMMON_PX = 100
+_MIN_AGREEMENT = 0.3  # share of agreeing pixels below which the poses do not allow filling
 
 
 def range_trust(depth_m: torch.Tensor) -> torch.Tensor:
@@ -74,11 +89,25 @@ def _pointmap(keyframe: Keyframe, config: PointmapConfig, device: torch.device) 
     )
 
 
+def _read(keyframes: Sequence[Keyframe], config: PointmapConfig, device: torch.device, job: Job) -> list[PointMap]:
+    views = []
+    for i, keyframe in enumerate(keyframes):
+        job.step(i / len(keyframes), f"reading depth {i + 1} of {len(keyframes)}")
+        views.append(_pointmap(keyframe, config, device))
+    if not any(bool(v.valid.any()) for v in views):
+        raise ReconstructionError(
+            f"none of the {len(views)} depth images has a usable value, expected metres between "
+            f"{config.min_depth:g} and {config.max_depth or float('inf'):g}"
+        )
+    return views
+
+
 class DepthSensorBackend:
-    """Stage 1 for RGB-D frames with known poses: no matching, the depth image is the geometry.
+    """Stage 1 for RGB-D frames with known poses: the depth image is the geometry.
 
     Depth goes to the working grid by nearest neighbour, so that no value is mixed across an edge; 0, NaN, infinity and
-    what lies outside ``min_depth`` to ``max_depth`` are invalid.
+    what lies outside ``min_depth`` to ``max_depth`` are holes. With ``fill_depth``, a hole takes the depth that several
+    views agree on (``MultiviewBackend``), where no other sensor image contradicts it; sensor depth stays as it is.
     """
 
     name = "depth_sensor"
@@ -94,17 +123,125 @@ class DepthSensorBackend:
             CancelledError: when the job was cancelled.
         """
         _require_usable(keyframes, config)
-        views = []
-        for i, keyframe in enumerate(keyframes):
-            job.step(i / len(keyframes), f"reading depth {i + 1} of {len(keyframes)}")
-            views.append(_pointmap(keyframe, config, device))
+        fills = config.fill_depth and len(keyframes) > 1
+        views = _read(keyframes, config, device, _part(job, 0.0, _READ_SHARE) if fills else job)
         empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any())]
-        if len(empty) == len(views):
-            raise ReconstructionError(
-                f"none of the {len(views)} depth images has a usable value, expected metres between "
-                f"{config.min_depth:g} and {config.max_depth or float('inf'):g}"
-            )
-        warnings = (f"the depth image of keyframe {', '.join(empty)} has no usable value",) if empty else ()
-        return AlignedViews(
-            views=tuple(views), metric_scale=True, scale_source="depth sensor", backend=self.name, warnings=warnings
+        warnings: tuple[str, ...] = (
+            (f"the depth image of keyframe {', '.join(empty)} has no usable value",) if empty else ()
         )
+        found = AlignedViews(
+            views=tuple(views), metric_scale=True, scale_source="depth", backend=self.name, warnings=warnings
+        )
+        return _filled(found, keyframes, config, device, _part(job, _READ_SHARE, 1.0)) if fills else found
+
+
+def _part(job: Job, start: float, end: float) -> Job:
+    """A job whose progress fills a part of another's."""
+
+    def forward(stage: str, fraction: float, message: str) -> None:
+        job.on_progress(stage, start + (end - start) * fraction, message)
+
+    return Job(stage=job.stage, on_progress=forward, token=job.token)
+
+
+def _filled(
+    found: AlignedViews, keyframes: Sequence[Keyframe], config: PointmapConfig, device: torch.device, job: Job
+) -> AlignedViews:
+    """The same with holes filled where that can be trusted, at the poses that the sweep used."""
+    try:
+        swept = MultiviewBackend().reconstruct(keyframes, config, device=device, job=job)
+    except (InsufficientParallaxError, ReconstructionError) as err:
+        return replace(found, warnings=(*found.warnings, f"holes of the sensor's depth stay open: {err}"))
+    views = [replace(v, world_from_cam=s.world_from_cam) for v, s in zip(found.views, swept.views, strict=True)]
+    rates = [sensor_agreement(view, sweep) for view, sweep in zip(views, swept.views, strict=True)]
+    return replace(
+        found,
+        views=tuple(
+            filled_view(view, sweep, rate, [o for o in views if o is not view], config.consistency)
+            if rate is not None and rate.share >= _MIN_AGREEMENT
+            else view
+            for view, sweep, rate in zip(views, swept.views, rates, strict=True)
+        ),
+        warnings=(*found.warnings, *_fill_warnings(views, rates)),
+        pose_corrections=swept.pose_corrections,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorAgreement:
+    """How depth from several views compares with the sensor's, where a view has both.
+
+    Attributes:
+        share: of these pixels within ``TRUSTED_ERROR``, in [0, 1].
+        expected: mean confidence of the depth from several views there, which foretells that share.
+        pixels: how many there are.
+    """
+
+    share: float
+    expected: float
+    pixels: int
+
+
+def sensor_agreement(sensor: PointMap, swept: PointMap) -> SensorAgreement | None:
+    """Compare two depth maps of one view; None where too few pixels are sure in both."""
+    both = sensor.valid & swept.valid & (sensor.confidence >= _SURE)
+    count = int(both.sum())
+    if count < _MIN_COMMON_PX:
+        return None
+    error = (swept.depth[both] - sensor.depth[both]).abs() / sensor.depth[both]
+    return SensorAgreement(
+        share=float((error <= TRUSTED_ERROR).float().mean()),
+        expected=float(swept.confidence[both].mean()),
+        pixels=count,
+    )
+
+
+def filled_view(
+    sensor: PointMap, swept: PointMap, rate: SensorAgreement, others: Sequence[PointMap], tolerance: float
+) -> PointMap:
+    """Sensor depth where there is any, else depth from several views that no other sensor image looks through.
+
+    The confidence of a filled pixel is that of the depth from several views, lowered by as much as it promised more
+    than it kept where the sensor could tell.
+
+    Args:
+        sensor, swept: two maps of one view.
+        rate: how they compare (``sensor_agreement``).
+        others: sensor maps of other views.
+        tolerance: relative depth difference up to which two views agree.
+    """
+    told = agreement(_as_tested(swept), [_as_tested(o) for o in others], tolerance)
+    hole = ~sensor.valid & swept.valid & (told.denies <= told.agrees)
+    kept = min(1.0, rate.share / max(rate.expected, 1e-6))
+    return replace(
+        sensor,
+        depth=torch.where(hole, swept.depth, sensor.depth),
+        confidence=torch.where(hole, swept.confidence * kept, sensor.confidence),
+        valid=sensor.valid | hole,
+    )
+
+
+def _as_tested(view: PointMap) -> DepthView:
+    return DepthView(depth=view.depth, usable=view.valid, camera=view.camera, world_from_cam=view.world_from_cam)
+
+
+def _fill_warnings(views: Sequence[PointMap], rates: Sequence[SensorAgreement | None]) -> tuple[str, ...]:
+    unknown = [str(v.keyframe_id) for v, r in zip(views, rates, strict=True) if r is None]
+    worse = [
+        f"{v.keyframe_id} ({100 * r.share:.0f} %)"
+        for v, r in zip(views, rates, strict=True)
+        if r is not None and r.share < _MIN_AGREEMENT
+    ]
+    notes = []
+    if unknown:
+        notes.append(
+            f"holes of the sensor's depth stay open in keyframe {', '.join(unknown)}: fewer than {_MIN_COMMON_PX} "
+            "pixels have depth from the sensor and from several views"
+        )
+    if worse:
+        notes.append(
+            f"holes of the sensor's depth stay open in keyframe {', '.join(worse)}: so many pixels only agree within "
+            f"{100 * TRUSTED_ERROR:.0f} % with depth from several views, expected {100 * _MIN_AGREEMENT:.0f} % (are "
+            "the poses accurate?)"
+        )
+    return tuple(notes)

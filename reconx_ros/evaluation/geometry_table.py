@@ -1,0 +1,324 @@
+"""How good stage 1 is on scene folders with known poses: cameras, depth and scale, for few views, with the failures.
+
+One row per scene, number of views and kind of poses. A run that is refused or fails is a row too, with its sentence.
+Figures that do not apply to a row are absent from it, never 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reconx_ros.core import (
+    SE3,
+    AlignedViews,
+    CancelledError,
+    Frame,
+    InsufficientParallaxError,
+    InvalidInputError,
+    Job,
+    Keyframe,
+    ReconstructionError,
+    ReconxError,
+)
+from reconx_ros.evaluation.depth import depth_statistics, relative_depth_errors
+from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors, pose_auc
+from reconx_ros.io.scenes import Scene, read_scene
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.keyframes import sharpness
+from reconx_ros.pipeline.reconstructor import Reconstructor
+
+VIEW_COUNTS = (2, 3, 6, 9)
+POSE_KINDS = ("none", "odometry", "given")
+MIN_CONFIDENCE = 0.5
+_KEYS = {"given": "c2w", "odometry": "c2w_dataset"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeometryTask:
+    """What goes into stage 1, and what its result is compared with.
+
+    Attributes:
+        keyframes: the inputs; ids are places in the lists below.
+        truth: their reference poses.
+        depths: their sensor depth [H, W] in metres; None where there is none.
+        metric_scale: whether the unit of the reference is the metre.
+    """
+
+    keyframes: tuple[Keyframe, ...]
+    truth: tuple[SE3, ...]
+    depths: tuple[np.ndarray | None, ...]
+    metric_scale: bool
+
+
+def evaluate_geometry(
+    scene_folder: Path | str,
+    views: int,
+    poses: str,
+    config: ReconxConfig,
+    *,
+    use_depth: bool = False,
+    job: Job | None = None,
+) -> dict[str, Any]:
+    """Run stage 1 on a few views of a scene folder and compare it with the folder's poses and depth.
+
+    Inputs are the scene's own split of that size where it has one, else images spread evenly.
+
+    Args:
+        scene_folder: with reference poses under ``c2w``.
+        views: number of inputs.
+        poses: what the inputs carry: "none", "odometry" (``c2w_dataset``) or "given" (the reference itself).
+        config: settings; ``pointmap`` and ``device`` matter.
+        use_depth: give the sensor's depth to stage 1 instead of withholding it for the comparison.
+        job: cancellation.
+
+    Returns:
+        A row of plain values. Always: scene, views, poses, depth_input, status ("ok", "refused" or "failed"),
+        seconds. If not ok: message. If ok: what ``score_geometry`` gives.
+
+    Raises:
+        CancelledError: when the job was cancelled.
+    """
+    row: dict[str, Any] = {
+        "scene": Path(scene_folder).name,
+        "views": views,
+        "poses": poses,
+        "depth_input": use_depth,
+        "status": "ok",
+    }
+    started = time.perf_counter()
+    try:
+        task = geometry_task(read_scene(scene_folder, poses="c2w"), views, poses, use_depth=use_depth)
+        found = Reconstructor(config).align(task.keyframes, metric_poses=task.metric_scale, job=job)
+        row.update(score_geometry(found, task))
+    except CancelledError:
+        raise
+    except (InsufficientParallaxError, ReconstructionError) as err:
+        row.update(status="refused", message=str(err))
+    except ReconxError as err:
+        row.update(status="failed", message=str(err))
+    return {**row, "seconds": time.perf_counter() - started}
+
+
+def geometry_task(scene: Scene, views: int, poses: str, *, use_depth: bool = False) -> GeometryTask:
+    """Choose the inputs of a scene that was read with its reference poses; arguments as ``evaluate_geometry``.
+
+    Raises:
+        InvalidInputError: for an unknown kind of poses, a scene with fewer images, or an image that lacks a pose.
+    """
+    if poses not in POSE_KINDS:
+        raise InvalidInputError(f"poses are '{poses}', expected one of {', '.join(POSE_KINDS)}")
+    if not 2 <= views <= len(scene.names):
+        raise InvalidInputError(f"scene {scene.name} has {len(scene.names)} images, {views} views were asked for")
+    split = scene.splits.get(str(views))
+    spread = np.linspace(0, len(scene.names) - 1, views).round().astype(int)
+    names = split.inputs if split is not None else tuple(scene.names[i] for i in spread)
+    frames = [scene.frame(name) for name in names]
+    truth = [_pose(f, name, scene) for f, name in zip(frames, names, strict=True)]
+    carried = list(_carried_poses(scene, names, truth, poses))
+    return GeometryTask(
+        keyframes=tuple(_keyframe(i, f, p, use_depth) for i, (f, p) in enumerate(zip(frames, carried, strict=True))),
+        truth=tuple(truth),
+        depths=tuple(f.depth_m for f in frames),
+        metric_scale=scene.metric_scale,
+    )
+
+
+def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
+    """Compare a result of stage 1 with the reference.
+
+    Returns:
+        backend, registered (share of the inputs), metric_scale, warnings; where at least two are registered:
+        rotation_deg and direction_deg (median and max over pairs of registered cameras), auc_5, auc_10, auc_20 and
+        auc_30_binned (over all pairs, those that are not registered count as infinitely wrong), position (RMS after a
+        rigid fit where both are metric, else a similarity; in the reference's unit) and position_relative (the same
+        over the reference's RMS extent). For posed inputs: position_before, the same error of the poses that went
+        in. With sensor depth: depth_median, depth_within_2pct, depth_pixels. Where the result is metric and so is the
+        reference: scale_error (relative), and scale_source.
+    """
+    by_id = {v.keyframe_id: v for v in found.views}
+    estimate = [by_id[i].world_from_cam if i in by_id else None for i in range(len(task.truth))]
+    row: dict[str, Any] = {
+        "backend": found.backend,
+        "registered": len(by_id) / len(task.truth),
+        "metric_scale": found.metric_scale,
+        "warnings": list(found.warnings),
+    }
+    if len(by_id) < 2:
+        return row
+    metric = found.metric_scale and task.metric_scale
+    fit = absolute_errors(estimate, task.truth)
+    row.update(_pair_figures(estimate, task.truth))
+    row.update(_position_figures(estimate, task, rigid=metric))
+    row.update(_depth_figures(found, task, 1.0 if metric else fit.truth_from_estimate.scale))
+    if metric:
+        row.update(scale_error=abs(1 / fit.truth_from_estimate.scale - 1), scale_source=found.scale_source)
+    if found.scale is not None:
+        row.update(scale_spread=found.scale.spread)
+    return row
+
+
+def geometry_table(
+    folders: Iterable[Path | str],
+    *,
+    config: ReconxConfig,
+    views: Sequence[int] = VIEW_COUNTS,
+    poses: Sequence[str] = POSE_KINDS,
+    use_depth: bool = False,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+    job: Job | None = None,
+) -> list[dict[str, Any]]:
+    """``evaluate_geometry`` over scenes, numbers of views and kinds of poses.
+
+    Numbers of views that a scene has too few images for, and "odometry" for scenes without it, are left out.
+
+    Args:
+        folders: scene folders.
+        config, use_depth, job: as ``evaluate_geometry``.
+        views, poses: what is tried.
+        on_row: called with each row as soon as it is there.
+
+    Raises:
+        StorageError, InvalidInputError: for a folder that cannot be read.
+        CancelledError: when the job was cancelled.
+    """
+    rows = []
+    for folder in folders:
+        scene = read_scene(folder, poses="c2w_dataset", depth=False, max_size=32)
+        has_odometry = any(f.world_from_cam is not None for f in scene.frames)
+        for kind in poses:
+            for count in views:
+                if count > len(scene.names) or (kind == "odometry" and not has_odometry):
+                    continue
+                rows.append(evaluate_geometry(folder, count, kind, config, use_depth=use_depth, job=job))
+                if on_row is not None:
+                    on_row(rows[-1])
+    return rows
+
+
+def geometry_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table; "-" where a figure does not apply, the sentence where a run gave none."""
+    lines = ["| " + " | ".join(title for title, _ in _COLUMNS) + " |", "|---" * len(_COLUMNS) + "|"]
+    lines += ["| " + " | ".join(_cell(show, row) for _, show in _COLUMNS) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _pose(frame: Frame, name: str, scene: Scene) -> SE3:
+    if frame.world_from_cam is None:
+        raise InvalidInputError(f"image {name} of scene {scene.name} has no pose c2w, expected one to compare with")
+    return frame.world_from_cam
+
+
+def _carried_poses(scene: Scene, names: Sequence[str], truth: Sequence[SE3], poses: str) -> Sequence[SE3 | None]:
+    if poses == "none":
+        return [None] * len(names)
+    if poses == "given":
+        return truth
+    odometry = read_scene(scene.root, poses=_KEYS[poses], depth=False, names=names)
+    missing = [n for n, f in zip(names, odometry.frames, strict=True) if f.world_from_cam is None]
+    if missing:
+        raise InvalidInputError(f"image {missing[0]} of scene {scene.name} has no pose c2w_dataset, expected odometry")
+    return [f.world_from_cam for f in odometry.frames]
+
+
+def _keyframe(index: int, frame: Frame, pose: SE3 | None, use_depth: bool) -> Keyframe:
+    frame = replace(frame, world_from_cam=pose, depth_m=frame.depth_m if use_depth else None)
+    return Keyframe(id=index, frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
+
+
+def _pair_figures(estimate: Sequence[SE3 | None], truth: Sequence[SE3]) -> dict[str, float]:
+    errors = pair_errors(estimate, truth)
+    known = np.isfinite(errors.rotation_deg)
+    turn, way = errors.rotation_deg[known], errors.direction_deg[known]
+    way = way[np.isfinite(way)] if np.isfinite(way).any() else np.full(1, np.nan)
+    return {
+        "rotation_deg_median": float(np.median(turn)),
+        "rotation_deg_max": float(turn.max()),
+        "direction_deg_median": float(np.median(way)),
+        "direction_deg_max": float(way.max()),
+        **{f"auc_{t:g}": area for t, area in pose_auc(errors.worst_deg).items()},
+        "auc_30_binned": binned_auc(errors.worst_deg, 30),
+    }
+
+
+def _position_figures(estimate: Sequence[SE3 | None], task: GeometryTask, *, rigid: bool) -> dict[str, float]:
+    align = "se3" if rigid else "sim3"
+    position = absolute_errors(estimate, task.truth, align=align).ate
+    places = np.stack([p.translation for p in task.truth])
+    extent = float(np.sqrt(((places - places.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    figures = {"position": position, "position_relative": position / extent if extent > 0 else float("nan")}
+    given = [k.frame.world_from_cam for k in task.keyframes]
+    if any(p is not None for p in given):
+        registered = [g if e is not None else None for g, e in zip(given, estimate, strict=True)]
+        figures["position_before"] = absolute_errors(registered, task.truth, align=align).ate
+    return figures
+
+
+def _depth_figures(found: AlignedViews, task: GeometryTask, scale: float) -> dict[str, Any]:
+    """Figures over the confident pixels of all views that have sensor depth; depth is scaled first."""
+    errors, confident, pixels = [], 0, 0
+    for view in found.views:
+        truth = task.depths[view.keyframe_id]
+        confident += int((view.valid & (view.confidence >= MIN_CONFIDENCE)).sum())
+        pixels += view.valid.numel()
+        if truth is not None and task.metric_scale:
+            scaled = replace(view, depth=torch.where(view.valid, view.depth * scale, view.depth))
+            errors.append(relative_depth_errors(scaled, truth, min_confidence=MIN_CONFIDENCE))
+    figures: dict[str, Any] = {"confident_share": confident / pixels}
+    values = np.concatenate(errors) if errors else np.zeros(0)
+    if len(values):
+        statistics = depth_statistics(values)
+        figures.update(
+            depth_median=statistics["median"],
+            depth_within_2pct=statistics["within_2pct"],
+            depth_pixels=int(statistics["count"]),
+        )
+    return figures
+
+
+def _number(key: str, digits: int, factor: float = 1.0) -> Callable[[dict[str, Any]], str]:
+    def show(row: dict[str, Any]) -> str:
+        value = row.get(key)
+        return "-" if value is None or not np.isfinite(value) else f"{factor * value:.{digits}f}"
+
+    return show
+
+
+def _median_and_max(key: str) -> Callable[[dict[str, Any]], str]:
+    median, largest = _number(f"{key}_median", 2), _number(f"{key}_max", 2)
+    return lambda row: f"{median(row)} / {largest(row)}" if f"{key}_median" in row else "-"
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    return "ok" if row["status"] == "ok" else f"{row['status']}: {row['message']}"
+
+
+def _cell(show: Callable[[dict[str, Any]], str], row: dict[str, Any]) -> str:
+    return show(row).replace("|", "\\|").replace("\n", " ")
+
+
+_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("scene", lambda row: str(row["scene"])),
+    ("views", lambda row: str(row["views"])),
+    ("poses", lambda row: f"{row['poses']}{' + depth' if row['depth_input'] else ''}"),
+    ("backend", lambda row: str(row.get("backend", "-"))),
+    ("registered %", _number("registered", 0, 100)),
+    ("rotation deg (median / max)", _median_and_max("rotation_deg")),
+    ("direction deg (median / max)", _median_and_max("direction_deg")),
+    ("AUC@5", _number("auc_5", 2)),
+    ("AUC@20", _number("auc_20", 2)),
+    ("position before, mm or milliunits", _number("position_before", 1, 1000)),
+    ("position", _number("position", 1, 1000)),
+    ("depth median %", _number("depth_median", 2, 100)),
+    ("depth within 2 %", _number("depth_within_2pct", 0, 100)),
+    ("confident %", _number("confident_share", 0, 100)),
+    ("scale error %", _number("scale_error", 2, 100)),
+    ("s", _number("seconds", 1)),
+    ("outcome", _outcome),
+)
