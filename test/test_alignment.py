@@ -372,7 +372,7 @@ def test_forty_images_fit_two_gigabytes_in_a_window_and_are_refused_completely()
     sizes = [(384, 512)] * 40
     assert check_memory(pair_graph(40, "swin-2"), sizes, 2.0).total < 2 << 30
     with pytest.raises(
-        InvalidInputError, match=r"40 images in 1560 pairs needs about .* expected at most 2 GiB: use a sp"
+        InvalidInputError, match=r"40 images in 1560 pairs needs about .* expected at most 2 GB: use a sp"
     ):
         check_memory(pair_graph(40), sizes, 2.0)
     assert estimate_memory(pair_graph(40), sizes).predictions == 1560 * 2 * 384 * 512 * 16
@@ -380,7 +380,7 @@ def test_forty_images_fit_two_gigabytes_in_a_window_and_are_refused_completely()
 
 def test_a_limit_is_checked_before_the_work_starts(noisy: PairPredictions) -> None:
     calls: list[float] = []
-    with pytest.raises(InvalidInputError, match=r"expected at most 0\.01 GiB"):
+    with pytest.raises(InvalidInputError, match=r"expected at most 0\.01 GB"):
         align(
             noisy,
             settings=AlignmentSettings(max_memory_gb=0.01),

@@ -21,7 +21,13 @@ def sample_nearest(depth_m: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndar
 
 
 def relative_depth_errors(view: PointMap, truth_m: np.ndarray, *, min_confidence: float) -> np.ndarray:
-    """|d - d*| / d* of the confident pixels of a pointmap that have a true depth.
+    """|d - d*| / d* of the pixels that ``depth_ratios`` speaks of: [P]."""
+    errors: np.ndarray = np.abs(depth_ratios(view, truth_m, min_confidence=min_confidence) - 1)
+    return errors
+
+
+def depth_ratios(view: PointMap, truth_m: np.ndarray, *, min_confidence: float) -> np.ndarray:
+    """D / d* of the confident pixels of a pointmap that have a true depth.
 
     Args:
         view: pointmap; its grid may be smaller than the truth's, which is sampled at the nearest pixel.
@@ -29,7 +35,7 @@ def relative_depth_errors(view: PointMap, truth_m: np.ndarray, *, min_confidence
         min_confidence: pixels below are left out.
 
     Returns:
-        [P] errors.
+        [P] ratios.
     """
     mask = (view.valid & (view.confidence >= min_confidence)).numpy()
     rows, columns = np.nonzero(mask)
@@ -37,7 +43,8 @@ def relative_depth_errors(view: PointMap, truth_m: np.ndarray, *, min_confidence
     truth = sample_nearest(truth_m, (columns + 0.5) * scale_u - 0.5, (rows + 0.5) * scale_v - 0.5)
     known = np.isfinite(truth)
     estimate = view.depth.numpy()[mask]
-    return np.abs(estimate[known] - truth[known]) / truth[known]
+    ratios: np.ndarray = estimate[known] / truth[known]
+    return ratios
 
 
 def depth_statistics(errors: np.ndarray) -> dict[str, float]:

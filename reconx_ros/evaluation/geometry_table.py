@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reconx_ros.core import (
     SE3,
@@ -27,7 +26,7 @@ from reconx_ros.core import (
     ReconstructionError,
     ReconxError,
 )
-from reconx_ros.evaluation.depth import depth_statistics, relative_depth_errors
+from reconx_ros.evaluation.depth import depth_ratios, depth_statistics
 from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors, pose_auc
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.config import ReconxConfig
@@ -139,8 +138,9 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
         auc_30_binned (over all pairs, those that are not registered count as infinitely wrong), position (RMS after a
         rigid fit where both are metric, else a similarity; in the reference's unit) and position_relative (the same
         over the reference's RMS extent). For posed inputs: position_before, the same error of the poses that went
-        in. With sensor depth: depth_median, depth_within_2pct, depth_pixels. Where the result is metric and so is the
-        reference: scale_error (relative), and scale_source.
+        in. With sensor depth: depth_median, depth_within_2pct, depth_pixels, depth_bias (median of d / d* - 1: sensor
+        and poses may not agree on the metre) and depth_within_2pct_unbiased (that taken off). Where the result is
+        metric and so is the reference: scale_error (relative), and scale_source.
     """
     by_id = {v.keyframe_id: v for v in found.views}
     estimate = [by_id[i].world_from_cam if i in by_id else None for i in range(len(task.truth))]
@@ -262,21 +262,22 @@ def _position_figures(estimate: Sequence[SE3 | None], task: GeometryTask, *, rig
 
 def _depth_figures(found: AlignedViews, task: GeometryTask, scale: float) -> dict[str, Any]:
     """Figures over the confident pixels of all views that have sensor depth; depth is scaled first."""
-    errors, confident, pixels = [], 0, 0
+    found_ratios, confident, pixels = [], 0, 0
     for view in found.views:
         truth = task.depths[view.keyframe_id]
         confident += int((view.valid & (view.confidence >= MIN_CONFIDENCE)).sum())
         pixels += view.valid.numel()
         if truth is not None and task.metric_scale:
-            scaled = replace(view, depth=torch.where(view.valid, view.depth * scale, view.depth))
-            errors.append(relative_depth_errors(scaled, truth, min_confidence=MIN_CONFIDENCE))
+            found_ratios.append(depth_ratios(view, truth, min_confidence=MIN_CONFIDENCE))
     figures: dict[str, Any] = {"confident_share": confident / pixels}
-    values = np.concatenate(errors) if errors else np.zeros(0)
-    if len(values):
-        statistics = depth_statistics(values)
+    ratios = scale * np.concatenate(found_ratios) if found_ratios else np.zeros(0)
+    if len(ratios):
+        statistics, bias = depth_statistics(np.abs(ratios - 1)), float(np.median(ratios))
         figures.update(
             depth_median=statistics["median"],
             depth_within_2pct=statistics["within_2pct"],
+            depth_bias=bias - 1,
+            depth_within_2pct_unbiased=depth_statistics(np.abs(ratios / bias - 1))["within_2pct"],
             depth_pixels=int(statistics["count"]),
         )
     return figures
@@ -317,6 +318,8 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("position", _number("position", 1, 1000)),
     ("depth median %", _number("depth_median", 2, 100)),
     ("depth within 2 %", _number("depth_within_2pct", 0, 100)),
+    ("depth bias %", _number("depth_bias", 2, 100)),
+    ("within 2 % without bias", _number("depth_within_2pct_unbiased", 0, 100)),
     ("confident %", _number("confident_share", 0, 100)),
     ("scale error %", _number("scale_error", 2, 100)),
     ("s", _number("seconds", 1)),

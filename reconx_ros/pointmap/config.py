@@ -87,6 +87,11 @@ class PointmapConfig(Settings):
         "training card for others.",
         ge=0.0,
     )
+    network_holds_poses: bool = setting(
+        True,
+        "Pointmap networks take the keyframes' poses as they are where all have one; off: they find poses, and given "
+        "ones only place and scale the result.",
+    )
     pair_graph: str = setting(
         "auto",
         "Pairs of images a pointmap network sees: complete, swin-N, logwin-N, oneref-N; auto takes complete up to 8 "

@@ -12,6 +12,7 @@ from reconx_ros.core import InvalidInputError, Keyframe
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.kernels import select_kernels
 
+_KEEP_THE_LIMIT = frozenset({"dust3r", "pointmap_net"})  # they estimate and split their own work
 GIGABYTE = 1e9
 _FLOAT_BYTES = 4
 _VOLUMES = MappingProxyType({"native": 3, "torch": 8})  # cost volumes alive at the peak of one view's sweep
@@ -86,6 +87,8 @@ def plan_memory(
     limit = config.max_memory_gb * GIGABYTE
     if not limit or (wanted is not None and wanted <= limit):
         return MemoryPlan(config=config, estimated_bytes=wanted)
+    if wanted is None and backend in _KEEP_THE_LIMIT:
+        return MemoryPlan(config=config, estimated_bytes=None)
     if wanted is None:
         warning = (
             f"max_memory_gb is {config.max_memory_gb:g} but backend {backend} has no estimate, so it has no effect"

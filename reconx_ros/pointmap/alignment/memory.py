@@ -11,7 +11,7 @@ from reconx_ros.pointmap.alignment.state import PER_UNIT
 _MAP_BYTES = 16  # per pixel of a map: three coordinates and a confidence, float32
 _PIXEL_BYTES = 40  # per pixel of an image: offsets, depths of two states, confidence, known depth
 _WORKSPACE = 300 << 20  # chunks and torch's own
-_GIB = 1 << 30
+_GIGABYTE = 1e9  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +69,18 @@ def check_memory(
     Args:
         pairs: directed pairs of image indices.
         sizes: (height, width) of each image.
-        max_memory_gb: limit in GiB; 0 for none.
+        max_memory_gb: limit in GB (1e9 bytes); 0 for none.
         coarse_pixels: as ``AlignmentSettings``.
 
     Raises:
         InvalidInputError: when it does not fit.
     """
     estimate = estimate_memory(pairs, sizes, coarse_pixels=coarse_pixels)
-    if 0 < max_memory_gb * _GIB < estimate.total:
+    if 0 < max_memory_gb * _GIGABYTE < estimate.total:
         raise InvalidInputError(
             f"global alignment of {len(sizes)} images in {len(pairs)} pairs needs about "
-            f"{estimate.total / _GIB:.1f} GiB ({estimate.predictions / _GIB:.1f} for predictions, "
-            f"{estimate.system / _GIB:.1f} for the system of cameras), "
-            f"expected at most {max_memory_gb:g} GiB: use a sparser pair graph, for example swin-2, or smaller images"
+            f"{estimate.total / _GIGABYTE:.1f} GB ({estimate.predictions / _GIGABYTE:.1f} for predictions, "
+            f"{estimate.system / _GIGABYTE:.1f} for the system of cameras), "
+            f"expected at most {max_memory_gb:g} GB: use a sparser pair graph, for example swin-2, or smaller images"
         )
     return estimate
