@@ -113,12 +113,13 @@ def test_depth_in_another_unit(scene: Path) -> None:
     assert read_scene(scene).frames[0].depth_m == pytest.approx(frame(0).depth_m / 5, abs=1e-4)
 
 
-def test_plain_folder_needs_a_field_of_view(tmp_path: Path) -> None:
+def test_plain_folder_of_pictures(tmp_path: Path) -> None:
     for k in (10, 2):
         images.write_image(tmp_path / f"shot{k}.jpg", frame(k).rgb_u8)
-    with pytest.raises(InvalidInputError, match="intrinsics are unknown"):
-        read_scene(tmp_path)
+    guessed = read_scene(tmp_path)
+    assert all(f.focal_uncertainty > 0 for f in guessed.frames)
     scene = read_scene(tmp_path, fov_deg=90)
+    assert all(f.focal_uncertainty == 0 for f in scene.frames)
     assert scene.names == ("shot2.jpg", "shot10.jpg")
     assert scene.frames[0].world_from_cam is None
     assert scene.frames[0].camera == camera_from_fov(32, 24, 90)

@@ -27,26 +27,35 @@ from reconx_ros.pipeline.keyframes import sharpness
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
 
-_POSE_KEYS = {"given": "c2w", "odometry": "c2w_dataset"}
+_POSE_KEYS = {"given": "c2w", "odometry": "c2w_dataset", "none": None}
+_MAX_SIDE = 1600  # px; larger pictures are shrunk when read
 
 
 def add_parser(commands: Any) -> None:
     """Add ``reconstruct`` to the commands."""
     parser = commands.add_parser(
         "reconstruct",
-        help="reconstruct a scene folder, without ROS",
-        description="Reconstruct a scene folder (images/ and cameras.json) from a few of its images.",
+        help="reconstruct a scene folder or a folder of photos, without ROS",
+        description="Reconstruct a scene folder (images/ and cameras.json), or a plain folder of photos, from a few of "
+        "its images.",
         epilog="example: reconx reconstruct scenes/kitchen --views 6 --poses given --out out/kitchen",
     )
-    parser.add_argument("input", type=Path, help="scene folder")
+    parser.add_argument("input", type=Path, help="scene folder, or folder of photos")
     parser.add_argument(
         "--views", type=int, default=6, help="number of input images (the scene's own split where it has one)"
     )
     parser.add_argument(
         "--poses",
-        choices=("given", "odometry"),
-        default="given",
-        help="which poses of cameras.json: c2w or c2w_dataset",
+        choices=tuple(_POSE_KEYS),
+        default=None,
+        help="which poses of cameras.json: given (c2w), odometry (c2w_dataset, refined by the images), or none, which "
+        "recovers them from the images; given where the folder has cameras.json, else none",
+    )
+    parser.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEG",
+        help="horizontal field of view of photos without cameras.json; else taken from EXIF, or estimated",
     )
     parser.add_argument(
         "--use-depth", action="store_true", help="use the scene's sensor depth instead of withholding it"
@@ -59,8 +68,9 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Reconstruct, save, summarise."""
-    config = load_config(arguments)
-    scene = read_scene(arguments.input, poses=_POSE_KEYS[arguments.poses])
+    noisy = arguments.poses == "odometry"
+    config = load_config(arguments, {"pointmap": {"refine_poses": True}} if noisy else None)
+    scene = read_input(arguments.input, arguments.poses, arguments.fov)
     keyframes = scene_keyframes(scene, arguments.views, use_depth=arguments.use_depth)
     folder = writable_folder(arguments.out)
     progress = Progress(quiet=arguments.quiet)
@@ -85,6 +95,28 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def read_input(folder: Path, poses: str | None, fov_deg: float | None) -> Scene:
+    """The scene with the poses asked for.
+
+    Raises:
+        InvalidInputError: for poses of a folder that has none, and as ``read_scene``.
+        StorageError: as ``read_scene``.
+    """
+    has_cameras = (folder / "cameras.json").is_file()
+    chosen = poses or ("given" if has_cameras else "none")
+    if chosen != "none" and folder.is_dir() and not has_cameras:
+        raise InvalidInputError(
+            f"folder {folder} has no cameras.json, so --poses is '{chosen}' where only none is possible"
+        )
+    scene = read_scene(folder, poses=_POSE_KEYS[chosen], fov_deg=fov_deg, max_size=_MAX_SIDE)
+    if chosen != "none" and all(f.world_from_cam is None for f in scene.frames):
+        raise InvalidInputError(
+            f"cameras.json of {folder} has no {_POSE_KEYS[chosen]} poses, which --poses {chosen} takes: "
+            "expected some, or --poses none"
+        )
+    return scene
+
+
 def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyframe]:
     """The scene's own split of that size, or images spread evenly over it; ids are indices into the scene.
 
@@ -104,9 +136,14 @@ def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyfra
 
 
 def depth_errors(result: Reconstruction, scene: Scene) -> dict[str, float] | None:
-    """Relative depth errors of the confident pixels against the scene's (withheld) depth; None without any."""
+    """Relative depth errors of the confident pixels against the scene's (withheld) depth.
+
+    None where the scene has no depth, or the result is not in metres.
+    """
     from reconx_ros.evaluation.depth import depth_statistics, relative_depth_errors
 
+    if not result.metric_scale:
+        return None
     errors = []
     for view in result.views.views:
         truth = scene.frames[view.keyframe_id].depth_m

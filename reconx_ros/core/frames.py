@@ -24,6 +24,8 @@ class Frame:
         world_from_cam: pose of the optical frame in the map frame.
         depth_m: [H, W] float32 metres on the same grid; 0 or NaN where the sensor saw nothing.
         camera_name: which of the robot's cameras.
+        focal_uncertainty: relative standard deviation of the camera's focal length; 0 for a calibrated camera, a few
+            per cent where it comes from a file's EXIF data, about 0.3 where it is a guess.
 
     Raises:
         InvalidInputError: at birth, when sizes or types disagree.
@@ -35,11 +37,14 @@ class Frame:
     world_from_cam: SE3 | None = None
     depth_m: np.ndarray | None = None  # [H, W]
     camera_name: str = "camera"
+    focal_uncertainty: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rgb_u8.dtype != np.uint8:
             raise InvalidInputError(f"frame image has type {self.rgb_u8.dtype}, expected uint8 RGB")
         check_shape("frame image", self.rgb_u8, self.camera.height, self.camera.width, 3)
+        if not 0 <= self.focal_uncertainty < 1:
+            raise InvalidInputError(f"frame focal_uncertainty is {self.focal_uncertainty}, expected a number in [0, 1)")
         if self.depth_m is not None:
             check_shape("frame depth", self.depth_m, self.camera.height, self.camera.width)
             if self.depth_m.dtype != np.float32:

@@ -3,7 +3,7 @@
     SCENE/images/0000.jpg ...   SCENE/depth/0000.png (16-bit)   SCENE/cameras.json
 
 ``reconx_ros.io.cameras_json`` says what cameras.json holds. A folder of pictures without it is a scene without poses;
-its field of view must be given.
+its cameras are centred pinholes whose focal length is given, or noted in the files' EXIF data, or a guess.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from reconx_ros.io.cameras_json import (
     parse_pose,
     parse_splits,
 )
+from reconx_ros.io.exif import focal_length_px
 from reconx_ros.io.images import (
     MILLIMETRE,
     image_files,
@@ -40,6 +41,10 @@ from reconx_ros.io.images import (
     write_depth,
     write_image,
 )
+
+_GUESSED_FOCAL = 0.95  # over the longer side, where nothing is known: a phone's main camera has 0.7 to 0.8, a webcam 1
+_GUESSED_SIGMA = 0.3
+_NOTED_SIGMA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +105,8 @@ def read_scene(
         depth: read depth maps where there are any.
         names: read only these images, as cameras.json names them, in this order.
         max_size: shrink pictures whose longer side is larger, pixels.
-        fov_deg: horizontal field of view in degrees, for a folder without cameras.json.
+        fov_deg: horizontal field of view in degrees, for a folder without cameras.json; None takes each file's EXIF
+            focal length, or a guess where there is none, and frames say how uncertain it is.
 
     Raises:
         StorageError: when the folder or a file is missing or cannot be read.
@@ -154,16 +160,10 @@ def _read_plain(root: Path, names: Sequence[str] | None, max_size: int | None, f
     files = image_files(root) or (image_files(root / "images") if (root / "images").is_dir() else [])
     if not files:
         raise InvalidInputError(f"folder {root} holds no images and no cameras.json, expected a scene or pictures")
-    if fov_deg is None:
-        raise InvalidInputError(
-            f"folder {root} has pictures but no cameras.json, so the intrinsics are unknown: give the field of view"
-        )
     entries = choose_entries([{"file": str(f.relative_to(root))} for f in files], names, root)
     frames = []
     for entry in entries:
-        rgb = read_image(root / entry["file"])
-        frame = Frame(rgb_u8=rgb, camera=camera_from_fov(rgb.shape[1], rgb.shape[0], fov_deg))
-        frames.append(shrunken_frame(frame, max_size))
+        frames.append(shrunken_frame(_plain_frame(root / entry["file"], fov_deg), max_size))
     return Scene(
         name=root.name,
         root=root,
@@ -171,6 +171,18 @@ def _read_plain(root: Path, names: Sequence[str] | None, max_size: int | None, f
         frames=tuple(frames),
         metric_scale=False,
     )
+
+
+def _plain_frame(path: Path, fov_deg: float | None) -> Frame:
+    """A picture as a frame; its focal length from the field of view, the file, or a guess."""
+    rgb = read_image(path)
+    height, width = rgb.shape[:2]
+    if fov_deg is not None:
+        return Frame(rgb_u8=rgb, camera=camera_from_fov(width, height, fov_deg))
+    noted = focal_length_px(path, width, height)
+    focal = noted or _GUESSED_FOCAL * max(width, height)
+    camera = PinholeCamera(width=width, height=height, fx=focal, fy=focal, cx=(width - 1) / 2, cy=(height - 1) / 2)
+    return Frame(rgb_u8=rgb, camera=camera, focal_uncertainty=_NOTED_SIGMA if noted else _GUESSED_SIGMA)
 
 
 def camera_from_fov(width: int, height: int, fov_deg: float) -> PinholeCamera:

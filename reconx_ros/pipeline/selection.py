@@ -44,11 +44,20 @@ def choose_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> Poin
     """The stage-1 backend for these keyframes."""
     name = config.pointmap.backend
     if name == "auto":
-        has_depth = config.pointmap.use_depth and all(k.frame.depth_m is not None for k in keyframes)
-        name = "depth_sensor" if has_depth else "multiview"
-        _log.info("pointmap backend auto: %s (%s)", name, "all have depth" if has_depth else "depth from several views")
+        name, reason = _auto_pointmap(config, keyframes)
+        _log.info("pointmap backend auto: %s (%s)", name, reason)
     backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
     return backend
+
+
+def _auto_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> tuple[str, str]:
+    """Name and reason."""
+    unposed = sum(k.frame.world_from_cam is None for k in keyframes)
+    if unposed:
+        return "structure_from_motion", f"{unposed} of {len(keyframes)} frames have no pose"
+    if config.pointmap.use_depth and all(k.frame.depth_m is not None for k in keyframes):
+        return "depth_sensor", "all have depth"
+    return "multiview", "depth from several views"
 
 
 def choose_generator(config: ReconxConfig) -> ViewGenerator:

@@ -29,7 +29,8 @@ class PointmapBackend(Protocol):
             job: progress and cancellation.
 
         Returns:
-            One PointMap per keyframe, on the grid of its image shrunk to ``config.max_size``; on the CPU.
+            One PointMap per keyframe, in their order, on the grid of its image shrunk to ``config.max_size``; on the
+            CPU. A backend that finds poses itself may leave out keyframes it cannot join, and names them in a warning.
 
         Raises:
             InvalidInputError: for keyframes this backend cannot use (no pose, no depth, one frame).
@@ -45,10 +46,31 @@ _BUILTIN = {
         target="reconx_ros.pointmap.backends.multiview:MultiviewBackend",
         summary="plane sweep with semi-global smoothing on posed frames; no weights",
     ),
+    "structure_from_motion": BackendInfo(
+        name="structure_from_motion",
+        target="reconx_ros.pointmap.backends.structure_from_motion:StructureFromMotionBackend",
+        summary="frames without poses: cameras from feature matches, then multiview; no weights",
+    ),
     "depth_sensor": BackendInfo(
         name="depth_sensor",
         target="reconx_ros.pointmap.backends.depth_sensor:DepthSensorBackend",
         summary="RGB-D frames as they are",
+    ),
+    "dust3r": BackendInfo(
+        name="dust3r",
+        target="reconx_ros.pointmap.backends.dust3r.backend:Dust3rBackend",
+        summary="frames with or without poses, by DUSt3R or MASt3R weights that you download",
+        needs=("weights",),
+        licence_weights="CC-BY-NC-SA-4.0",
+    ),
+    "pointmap_net": BackendInfo(
+        name="pointmap_net",
+        target="reconx_ros.pointmap.backends.dust3r.backend:PointmapNetBackend",
+        summary="the same by a network of your own from reconx train pointmap",
+        modules=("safetensors",),
+        extra="models",
+        needs=("weights",),
+        licence_weights="Apache-2.0",
     ),
 }
 

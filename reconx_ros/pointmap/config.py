@@ -34,7 +34,7 @@ class PointmapConfig(Settings):
         2, "Other views that must agree before a pixel is sure (fewer when fewer see it).", ge=1
     )
     refine_poses: bool = setting(
-        True, "Correct given poses by what the images say, near their priors (multiview); off takes them as they are."
+        False, "Correct given poses by what the images say, near their priors (multiview); off takes them as they are."
     )
     prior_position_sigma: float = setting(
         0.01, "Standard deviation of given positions, over the median scene depth.", ge=1e-5, le=1.0

@@ -46,7 +46,7 @@ class _Plan:
 class MultiviewBackend:
     """Stage 1 for frames with known poses. Works in any unit; its accuracy is that of the poses.
 
-    Poses are first corrected by what the images say (refine.py), unless ``config.refine_poses`` is off.
+    With ``config.refine_poses``, poses are first corrected by what the images say (refine.py).
     Each view is swept against its best sources (pairs.py, sweep.py), smoothed (sgm.py), and refined (stereo.py); then
     a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates the
     chance of an error below 2 % (confidence.py). The depth of kept pixels is the mean of the views that agree.

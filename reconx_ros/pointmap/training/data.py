@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from reconx_ros.core import Frame, InvalidInputError
+from reconx_ros.learning.stream import Reuse, drawn_examples, made_in_order
 from reconx_ros.pointmap.training.losses import PairTargets
-
-_PREFETCHED = 16  # groups that each worker makes ahead
 
 ViewSource = Callable[[int], Sequence[Frame]]
 """Gives the views of a group by its number, from 0 without end; the same number gives the same views. It must survive
@@ -123,27 +119,6 @@ def collated(groups: Sequence[dict[str, np.ndarray]]) -> GroupBatch:
     return GroupBatch(**{name: torch.from_numpy(np.stack([g[name] for g in groups])) for name in groups[0]})
 
 
-class _Groups(Dataset[dict[str, np.ndarray]]):
-    """The endless source as a map from numbers."""
-
-    def __init__(self, source: ViewSource) -> None:
-        self._source = source
-
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        return group_arrays(self._source(number))
-
-
-def _as_is(item: Any) -> Any:
-    return item
-
-
-def _start_worker(number: int) -> None:
-    """Ctrl-C is the parent's to handle; one thread per worker."""
-    del number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
 def group_batches(source: ViewSource, numbers: range, batch: int, *, workers: int) -> Iterator[GroupBatch]:
     """Batches of the groups of some numbers, in order, whatever the number of workers.
 
@@ -153,44 +128,9 @@ def group_batches(source: ViewSource, numbers: range, batch: int, *, workers: in
         batch: groups per batch.
         workers: processes that make them; 0 makes them in this one.
     """
-    made = _made(source, numbers, workers)
+    made = made_in_order(_ArraysOf(source), numbers, workers=workers)
     for _ in range(len(numbers) // batch):
         yield collated([next(made) for _ in range(batch)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reuse:
-    """How often groups are shown: making a view may cost more than learning from it.
-
-    Attributes:
-        batch: groups per step.
-        times: mean number of steps that a group takes part in; 1 shows each once.
-        window: newest groups that a step draws from, at least the batch; as large as the batch for ``times`` 1.
-        seed: of the draw.
-    """
-
-    batch: int
-    times: int
-    window: int
-    seed: int
-
-    @property
-    def fresh(self) -> int:
-        """New groups per step."""
-        return max(1, self.batch // self.times)
-
-    def available(self, step: int) -> range:
-        """Numbers of the groups that a step, counted from 0, draws from."""
-        stop = self.batch + step * self.fresh
-        return range(max(0, stop - max(self.batch, self.window)), stop)
-
-    def drawn(self, step: int) -> list[int]:
-        """Numbers of the groups of a step, no two equal."""
-        available = self.available(step)
-        if self.times == 1:
-            return list(available[-self.batch :])
-        rng = np.random.default_rng([self.seed, step])
-        return [available[int(k)] for k in rng.choice(len(available), self.batch, replace=False)]
 
 
 def training_batches(source: ViewSource, steps: range, reuse: Reuse, *, workers: int) -> Iterator[GroupBatch]:
@@ -202,30 +142,15 @@ def training_batches(source: ViewSource, steps: range, reuse: Reuse, *, workers:
         reuse: which groups each step shows.
         workers: processes that make groups; 0 makes them in this one.
     """
-    if not len(steps):
-        return
-    numbers = range(reuse.available(steps[0]).start, reuse.available(steps[-1]).stop)
-    made = zip(numbers, _made(source, numbers, workers), strict=True)
-    held: dict[int, dict[str, np.ndarray]] = {}
-    for step in steps:
-        available = reuse.available(step)
-        while available[-1] not in held:
-            number, group = next(made)
-            held[number] = group
-        for old in [number for number in held if number < available.start]:
-            del held[old]
-        yield collated([held[number] for number in reuse.drawn(step)])
+    for groups in drawn_examples(_ArraysOf(source), steps, reuse, workers=workers):
+        yield collated(groups)
 
 
-def _made(source: ViewSource, numbers: range, workers: int) -> Iterator[dict[str, np.ndarray]]:
-    """The groups of some numbers, in order."""
-    loader: DataLoader[dict[str, np.ndarray]] = DataLoader(
-        _Groups(source),
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=_as_is,
-        prefetch_factor=_PREFETCHED if workers else None,
-        worker_init_fn=_start_worker,
-    )
-    return iter(loader)
+class _ArraysOf:
+    """The arrays of a source's groups, by number."""
+
+    def __init__(self, source: ViewSource) -> None:
+        self._source = source
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        return group_arrays(self._source(number))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.core import CancelledError, Job, ReconstructionError, StorageError
+from reconx_ros.core import CancelledError, Job, ReconstructionError
 from reconx_ros.core.settings import to_mapping
+from reconx_ros.learning.log import append_row
+from reconx_ros.learning.state import load_state, save_state
+from reconx_ros.learning.stream import Reuse
+from reconx_ros.learning.weights import AveragedWeights, parameter_groups
 from reconx_ros.pointmap.backends.dust3r.architecture import NetworkConfig
 from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
 from reconx_ros.pointmap.backends.dust3r.weights import save_network
-from reconx_ros.pointmap.training.checkpoint import load_state, save_state
 from reconx_ros.pointmap.training.config import TrainingConfig
-from reconx_ros.pointmap.training.data import GroupBatch, Reuse, ViewSource, group_batches, training_batches
+from reconx_ros.pointmap.training.data import GroupBatch, ViewSource, group_batches, training_batches
 from reconx_ros.pointmap.training.evaluate import compared, median_confidence, network_prediction, score
-from reconx_ros.pointmap.training.schedule import AveragedWeights, initialise, learning_rate, parameter_groups
+from reconx_ros.pointmap.training.schedule import initialise, learning_rate
 from reconx_ros.pointmap.training.step import group_loss
 
-LOG_FILE = "log.jsonl"
 _MEAN_GROUPS = 128  # groups that the baselines of the comparison are averaged over
 # A run may be resumed with other values of these: they change what is written, not what is learned.
 _FREE = frozenset({"workers", "validate_every", "validation_groups", "checkpoint_every", "log_every"})
@@ -242,9 +243,5 @@ class Trainer:
 
     def _log(self, values: Mapping[str, float]) -> None:
         row = {"step": self.step, "seconds": round(self.seconds, 2), **values}
-        try:
-            with (self.run.folder / LOG_FILE).open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as err:
-            raise StorageError(f"training log {self.run.folder / LOG_FILE} cannot be written: {err.strerror}") from None
+        append_row(self.run.folder, row)
         self.run.on_log(row)

@@ -1,0 +1,89 @@
+"""Frames without poses, no weights: recover the cameras, then run the plane sweep on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe
+from reconx_ros.pointmap.backends.multiview import MultiviewBackend
+from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.sfm.recover import RecoveredCameras, recover_cameras
+
+_CAMERA_SHARE = 0.4  # of the progress bar
+
+
+class StructureFromMotionBackend:
+    """Stage 1 for frames without poses; poses that frames may have are ignored. Up to scale.
+
+    SIFT matches of all pairs, relative poses by an essential matrix, incremental mapping with bundle adjustment
+    (sfm/), tests that refuse models which chance, a plane of symmetry or the lack of parallax explain as well
+    (sfm/plausibility.py), then ``MultiviewBackend`` for the depth. Focal lengths are refined where the frames call
+    them uncertain.
+
+    The result holds the largest part of the keyframes that could be joined; a warning names the others.
+    """
+
+    name = "structure_from_motion"
+
+    def reconstruct(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device, job: Job
+    ) -> AlignedViews:
+        """Cameras, depth and confidence of the keyframes that overlap, as ``PointmapBackend`` says.
+
+        The world is the first joined camera's frame; its unit is the median depth of the points seen.
+
+        Raises:
+            InvalidInputError: for fewer than two keyframes, or images too small.
+            InsufficientParallaxError: when the images differ by a turn of the camera only, or not at all.
+            ReconstructionError: when no two images overlap, or the recovered cameras do not stand the tests.
+            CancelledError: when the job was cancelled.
+        """
+        if len(keyframes) < 2:
+            raise InvalidInputError(f"structure from motion got {len(keyframes)} keyframe(s), expected at least 2")
+        found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.seed)
+        posed = [_posed(k, found) for k in keyframes if k.id in found.world_from_cam]
+        depth_config = replace(config, metric_poses=False, min_depth=0.0, max_depth=0.0, refine_poses=False)
+        views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=_rest_of(job))
+        return replace(
+            views,
+            metric_scale=False,
+            scale_source=None,
+            backend=self.name,
+            warnings=(*_warnings(found, keyframes), *views.warnings),
+        )
+
+
+def _posed(keyframe: Keyframe, found: RecoveredCameras) -> Keyframe:
+    """The keyframe with the camera and the pose that were recovered."""
+    frame = replace(keyframe.frame, camera=found.cameras[keyframe.id], world_from_cam=found.world_from_cam[keyframe.id])
+    return replace(keyframe, frame=frame)
+
+
+def _rest_of(job: Job) -> Job:
+    """The job, its remaining share of the bar stretched to a whole one."""
+
+    def forward(stage: str, fraction: float, message: str) -> None:
+        job.on_progress(stage, _CAMERA_SHARE + (1 - _CAMERA_SHARE) * fraction, message)
+
+    return Job(stage=job.stage, on_progress=forward, token=job.token)
+
+
+def _warnings(found: RecoveredCameras, keyframes: Sequence[Keyframe]) -> tuple[str, ...]:
+    warnings = []
+    if found.left_out:
+        names = ", ".join(str(i) for i in found.left_out)
+        warnings.append(
+            f"{len(found.left_out)} of {len(keyframes)} keyframes could not be joined to the others and were left out "
+            f"(keyframe {names}): they share too little with them"
+        )
+    guessed = [k for k in keyframes if k.id in found.cameras and k.frame.focal_uncertainty > 0]
+    if guessed:
+        shares = sorted(found.cameras[k.id].fx / max(k.frame.camera.size) for k in guessed)
+        warnings.append(
+            f"the focal length of {len(guessed)} keyframes was estimated from the images: "
+            f"{shares[0]:.2f} to {shares[-1]:.2f} times the longer side"
+        )
+    return tuple(warnings)

@@ -1,0 +1,251 @@
+"""Cameras of unposed keyframes: matching of all pairs, mapping from several seeds, tests, the largest true part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from reconx_ros.core import SE3, InsufficientParallaxError, Job, Keyframe, PinholeCamera, ReconstructionError
+from reconx_ros.pointmap.sfm.features import Features, extract
+from reconx_ros.pointmap.sfm.mapping import Calibration, Mapper, Pairs, SparseModel
+from reconx_ros.pointmap.sfm.plausibility import (
+    MAX_LOG_CHANCE,
+    agreement,
+    contradicted_pairs,
+    explained_matches,
+    implausible_focal,
+    lacks_parallax,
+)
+from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry, estimate, is_degenerate, rival_share, shows_parallax
+
+_MAX_RIVAL_SHARE = 0.5
+_FEATURE_SHARE, _MATCH_SHARE = 0.2, 0.6  # of the progress bar
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecoveredCameras:
+    """Cameras of the keyframes that could be joined.
+
+    Attributes:
+        world_from_cam: keyframe id to pose; the world is the first joined camera's frame, its unit the median depth.
+        cameras: keyframe id to intrinsics on the image's own grid.
+        left_out: ids of the keyframes that share too little with the others.
+        held_out_share: share of the distinctive matches held out of all estimation that agree with the cameras.
+        reprojection_px: median reprojection error, pixels.
+        points: number of points they were found from.
+    """
+
+    world_from_cam: dict[int, SE3]
+    cameras: dict[int, PinholeCamera]
+    left_out: tuple[int, ...]
+    held_out_share: float
+    reprojection_px: float
+    points: int
+
+
+def recover_cameras(
+    keyframes: Sequence[Keyframe], job: Job, span: tuple[float, float] = (0.0, 1.0), *, seed: int = 0
+) -> RecoveredCameras:
+    """Poses (and focal lengths where they are uncertain) of keyframes from their images alone; up to scale.
+
+    Deterministic for a seed. The result does not depend on poses that the keyframes may have.
+
+    Args:
+        keyframes: at least two.
+        job: progress and cancellation.
+        span: part of the progress bar that this fills.
+        seed: of the random sampling.
+
+    Raises:
+        InsufficientParallaxError: when the images differ by a turn of the camera only, or not at all.
+        ReconstructionError: when no two images overlap, or no model stands the tests.
+        CancelledError: when the job was cancelled.
+    """
+
+    def step(fraction: float, message: str) -> None:
+        job.step(span[0] + (span[1] - span[0]) * fraction, message)
+
+    order = sorted(range(len(keyframes)), key=lambda i: keyframes[i].id)
+    frames = [keyframes[i] for i in order]
+    features = []
+    for k, keyframe in enumerate(frames):
+        step(_FEATURE_SHARE * k / len(frames), f"finding features in image {k + 1} of {len(frames)}")
+        features.append(extract(keyframe))
+    pairs = match_pairs(features, step, seed)
+    mapper = Mapper(features, pairs, calibration_of(frames))
+    models = mapper.models(lambda text: step(_MATCH_SHARE + _FEATURE_SHARE, text))
+    if not models:
+        raise _no_model(frames, features, pairs)
+    model = _first_true(mapper, models, seed)
+    return _in_first_camera(mapper, model, frames)
+
+
+def match_pairs(
+    features: Sequence[Features], step: Callable[[float, str], None], seed: int
+) -> dict[tuple[int, int], TwoViewGeometry]:
+    """Two-view geometries of all pairs of images that have one."""
+    all_pairs = list(combinations(range(len(features)), 2))
+    found = {}
+    for k, (a, b) in enumerate(all_pairs):
+        step(_FEATURE_SHARE + _MATCH_SHARE * k / len(all_pairs), f"matching pair {k + 1} of {len(all_pairs)}")
+        geometry = estimate(features[a], features[b], seed=seed)
+        if geometry is not None and not is_degenerate(features[b], geometry):
+            found[a, b] = geometry
+    return found
+
+
+def calibration_of(keyframes: Sequence[Keyframe]) -> Calibration:
+    """Which keyframes share an uncertain focal length: those of one size with the same guess."""
+    keys: list[tuple[float, ...]] = []
+    group, sigmas = [], []
+    for keyframe in keyframes:
+        frame, camera = keyframe.frame, keyframe.frame.camera
+        if frame.focal_uncertainty <= 0:
+            group.append(-1)
+            continue
+        key = (camera.width, camera.height, camera.fx, camera.fy, frame.focal_uncertainty)
+        if key not in keys:
+            keys.append(key)
+        group.append(keys.index(key))
+        sigmas.append(frame.focal_uncertainty)
+    return Calibration(group=np.array(group), sigma=max(sigmas, default=0.0))
+
+
+def _first_true(mapper: Mapper, models: list[SparseModel], seed: int) -> SparseModel:
+    """The model that joins most images among those that stand all tests."""
+    refusals: list[ReconstructionError | InsufficientParallaxError] = []
+    passed: list[tuple[int, float, SparseModel]] = []
+    for model in models:
+        tested = _without_unconfirmed(mapper, _without_contradicted(mapper, model))
+        refusal = _refusal(mapper, tested, seed)
+        if refusal is None:
+            share = agreement(mapper, tested)
+            passed.append((len(tested.cam_from_world), share.agree / max(1, share.tested), tested))
+        else:
+            refusals.append(refusal)
+    if not passed:
+        raise refusals[0]
+    return max(passed, key=lambda p: (p[0], p[1]))[2]
+
+
+def _without_contradicted(mapper: Mapper, model: SparseModel) -> SparseModel:
+    """The model less the images that strong pairs contradict, the least supported first, while three are left."""
+    while len(model.cam_from_world) > 2:
+        contradicted = {i for pair in contradicted_pairs(mapper, model) for i in pair}
+        if not contradicted:
+            break
+        support = explained_matches(mapper, model)
+        model = _without(mapper, model, min(contradicted, key=lambda i: (support[i], -i)))
+    return model
+
+
+def _without(mapper: Mapper, model: SparseModel, image: int) -> SparseModel:
+    kept = {i: p for i, p in model.cam_from_world.items() if i != image}
+    return replace(model, cam_from_world=kept, observations=model.observations & (mapper.tracks.image != image))
+
+
+def _without_unconfirmed(mapper: Mapper, model: SparseModel) -> SparseModel:
+    """The model less the images that held-out matches do not confirm, the worst first, while three are left."""
+    while len(model.cam_from_world) > 2:
+        logs = agreement(mapper, model).log_chance
+        worst = max(logs, key=lambda i: (logs[i], i))
+        if logs[worst] <= MAX_LOG_CHANCE:
+            break
+        model = _without(mapper, model, worst)
+    return model
+
+
+def _refusal(mapper: Mapper, model: SparseModel, seed: int) -> ReconstructionError | InsufficientParallaxError | None:
+    """Why a model cannot be trusted; None when it can."""
+    joined = len(model.cam_from_world)
+    angle = lacks_parallax(mapper, model)
+    if angle is not None:
+        return InsufficientParallaxError(
+            f"the {joined} images that overlap see their points under {angle:.2f} deg of parallax (median), "
+            "expected at least 1.5 deg: move the camera sideways"
+        )
+    checked = agreement(mapper, model)
+    worst = max(checked.log_chance.values())
+    if worst > MAX_LOG_CHANCE:
+        return ReconstructionError(
+            f"the cameras recovered from {joined} images are not confirmed: {checked.agree} of {checked.tested} "
+            "held-out matches agree with them, which chance explains: give images that overlap more"
+        )
+    focal = implausible_focal(model, mapper.calibration.group)
+    if focal is not None:
+        return ReconstructionError(
+            f"the recovered focal length is {focal:.2f} times the longer side of the image, expected 0.35 to 4: "
+            "give the field of view"
+        )
+    contradicted = contradicted_pairs(mapper, model)
+    if contradicted:
+        return ReconstructionError(
+            f"{len(contradicted)} pairs of images with many matches contradict the recovered cameras: "
+            "the scene repeats or mirrors itself"
+        )
+    return _rival_refusal(mapper, model, seed)
+
+
+def _rival_refusal(mapper: Mapper, model: SparseModel, seed: int) -> ReconstructionError | None:
+    """With two images nothing but the rest of their matches can tell of a second explanation."""
+    if len(model.cam_from_world) > 2:
+        return None
+    a, b = sorted(model.cam_from_world)
+    share = rival_share(mapper.features[a], mapper.features[b], mapper.pairs[a, b], seed)
+    if share <= _MAX_RIVAL_SHARE:
+        return None
+    return ReconstructionError(
+        f"a second relative pose explains {100 * share:.0f} % as many matches of the two images as the first: "
+        "the scene repeats or mirrors itself, give a third image"
+    )
+
+
+def _no_model(
+    frames: Sequence[Keyframe], features: Sequence[Features], pairs: Pairs
+) -> ReconstructionError | InsufficientParallaxError:
+    """Why no pair of images could start a model."""
+    blank = [str(k.id) for k, f in zip(frames, features, strict=True) if len(f) == 0]
+    if not pairs:
+        hint = f"; keyframe {', '.join(blank)} is blank" if blank else ""
+        return ReconstructionError(
+            f"no two of the {len(frames)} images have more matches in common than chance explains{hint}: "
+            "expected images that overlap and have texture"
+        )
+    turned = [g.turned_only_px for (a, b), g in pairs.items() if not shows_parallax(features[a], features[b], g)]
+    if len(turned) == len(pairs):
+        return InsufficientParallaxError(
+            f"a turn of the camera alone explains the {len(pairs)} overlapping image pairs to {max(turned):.1f} px, "
+            "expected a camera that moves sideways"
+        )
+    return ReconstructionError(
+        f"the {len(pairs)} overlapping pairs among {len(frames)} images do not fix a relative pose "
+        f"(best parallax {max(g.parallax_deg for g in pairs.values()):.1f} deg, uncertainty of the rotation "
+        f"{min(g.sigma_deg[0] for g in pairs.values()):.1f} deg): expected more overlap and some sideways motion"
+    )
+
+
+def _in_first_camera(mapper: Mapper, model: SparseModel, frames: Sequence[Keyframe]) -> RecoveredCameras:
+    order = sorted(model.cam_from_world)
+    anchor = model.cam_from_world[order[0]]
+    known = np.isfinite(model.points[:, 0])
+    seen = model.observations
+    points = model.points[mapper.tracks.track[seen]]
+    poses = [model.cam_from_world[i] for i in mapper.tracks.image[seen]]
+    depths = np.array([p.rotation[2] @ x + p.translation[2] for p, x in zip(poses, points, strict=True)])
+    unit = float(np.median(depths))
+    world_from_cam = {}
+    for i in order:
+        pose = anchor @ model.cam_from_world[i].inverse()
+        world_from_cam[frames[i].id] = SE3(rotation=pose.rotation, translation=pose.translation / unit)
+    tested = agreement(mapper, model)
+    return RecoveredCameras(
+        world_from_cam=world_from_cam,
+        cameras={frames[i].id: model.cameras[i] for i in order},
+        left_out=tuple(k.id for j, k in enumerate(frames) if j not in model.cam_from_world),
+        held_out_share=tested.agree / max(1, tested.tested),
+        reprojection_px=mapper.reprojection_px(model),
+        points=int(known.sum()),
+    )
