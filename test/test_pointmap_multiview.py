@@ -277,3 +277,13 @@ def test_a_recorded_kitchen(
     error, found = errors(result, kitchen.depths)
     assert np.median(error) < median
     assert found > share
+
+
+def test_what_too_few_views_confirm_is_kept_but_not_sure(scene: Scene, result: AlignedViews) -> None:
+    strict = reconstruct(scene.keyframes, replace(SMALL, min_consistent=3))
+    more = 0
+    for ours, theirs in zip(result.views, strict.views, strict=True):
+        lost = (ours.confidence >= 0.5) & (theirs.confidence < 0.5) & theirs.valid
+        more += int(lost.sum())
+        assert float(theirs.confidence[lost].max()) <= 0.4
+    assert more > 50

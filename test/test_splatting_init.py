@@ -155,7 +155,7 @@ def test_pixels_without_depth_get_a_guess_of_low_confidence() -> None:
     holed = replace(
         view, valid=~hole, confidence=torch.where(hole, 0.0, view.confidence), depth=torch.where(hole, 9.0, view.depth)
     )
-    config = SplattingConfig(max_gaussians=5000, fill_confidence=0.2)
+    config = SplattingConfig(max_gaussians=5000, fill_unsure=True, fill_confidence=0.2)
     filled = gaussians_from_pointmaps(replace(views, views=(holed,)), config)
     assert len(filled) == view.valid.numel()
     guesses = (filled.confidence - 0.2).abs() < 1e-6

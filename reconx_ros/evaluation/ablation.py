@@ -20,10 +20,10 @@ _TERMS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("no SSIM", {"weight_ssim": 0.0}),
     ("no LPIPS", {"weight_lpips": 0.0}),
     ("no pointmap initialisation", {"use_pointmap_init": False}),
-    ("no guesses of unsure depth", {"fill_unsure": False}),
     ("no frames between", {"generated_weight": 0.0}),
 )
 _EXTRAS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("with guesses of unsure depth", {"fill_unsure": True}),
     ("with depth term", {"weight_depth": 0.1}),
     ("with pose refinement", {"refine_poses": True}),
     ("with exposure refinement", {"refine_exposure": True}),

@@ -21,6 +21,7 @@ from reconx_ros.pointmap.views import MatchView, normalised, pose_of, prepare_vi
 _WITNESSES = 8  # most views asked whether they agree
 _MAX_COST = 0.48  # a worse match is no match (0.5 is "unknown")
 _MIN_SPECKLE_PX = 30
+_LIKELY_TRUST = 0.4  # factor on pixels that fewer views confirm than are needed to be sure
 _LOOK_SHARE, _MATCH_SHARE = 0.15, 0.75  # of the progress bar
 
 
@@ -49,7 +50,9 @@ class MultiviewBackend:
     With ``config.refine_poses``, poses are first corrected by what the images say (refine.py).
     Each view is swept against its best sources (pairs.py, sweep.py), smoothed (sgm.py), and refined (stereo.py); then
     a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates the
-    chance of an error below 2 % (confidence.py). The depth of kept pixels is the mean of the views that agree.
+    chance of an error below 2 % (confidence.py). Where fewer than ``config.min_consistent`` of the views that see the
+    surface confirm it, confidence is below 0.4, so that such pixels help the pictures but enter no cloud. The depth of
+    kept pixels is the mean of the views that agree.
     """
 
     name = "multiview"
@@ -141,9 +144,14 @@ def _check(
     others = [_as_tested(plan.views[j], depths[j]) for j in plan.neighbours[index]]
     told = plan.kernels.agreement(own, others, config.consistency)
     needed = told.sees.clamp(1, config.min_consistent)
-    valid = own.usable & (told.agrees >= needed) & (told.denies <= told.agrees)
-    valid = plan.kernels.without_speckles(told.depth, valid, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
-    trust = confidence(told, found.margin, view.camera.fx) * valid
+    sure = own.usable & (told.agrees >= needed) & (told.denies <= told.agrees)
+    likely = own.usable & (told.agrees >= 1)
+    sure, likely = (
+        plan.kernels.without_speckles(told.depth, mask, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
+        for mask in (sure, likely)
+    )
+    valid = sure | likely
+    trust = confidence(told, found.margin, view.camera.fx) * torch.where(sure, 1.0, _LIKELY_TRUST) * valid
     return PointMap(
         rgb=view.rgb.cpu(),
         depth=(told.depth * plan.unit).cpu(),
