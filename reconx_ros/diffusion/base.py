@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from reconx_ros.core import AlignedViews, Job, Trajectory, ViewSequence
+from reconx_ros.core import SE3, AlignedViews, Job, PinholeCamera, Trajectory, ViewSequence, check_shape
 from reconx_ros.core.registry import BackendInfo, with_entry_points
 from reconx_ros.diffusion.config import DiffusionConfig
 
@@ -24,16 +26,91 @@ class ViewGenerator(Protocol):
         Args:
             views: stage 1's result.
             trajectory: poses between (and beyond) the keyframes; the keyframes themselves are added by the backend.
+                Video models make as many frames as their clips have and plan their own path (``config.path``); where
+                they warp instead, they take this one.
             config: stage settings.
             device: where torch computes.
             job: progress and cancellation.
 
         Returns:
-            The keyframes (``is_input``) followed by one view per pose of the trajectory; on the CPU.
+            The keyframes (``is_input``) in the order of the views, followed by the frames along the path; on the CPU.
 
         Raises:
             CancelledError: when the job was cancelled.
+            InvalidInputError: for views or weights that cannot be used.
+            BackendUnavailableError: without weights.
+            ReconstructionError: when the frames do not fit into memory.
         """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadeFrame:
+    """A frame that a video model made up.
+
+    Attributes:
+        rgb: [H, W, 3] in [0, 1].
+        camera: its intrinsics.
+        world_from_cam: where it was planned to be seen from.
+    """
+
+    rgb: torch.Tensor  # [H, W, 3]
+    camera: PinholeCamera
+    world_from_cam: SE3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameGeometry:
+    """What stage 1 says about a made-up frame.
+
+    Attributes:
+        world_from_cam: where it is seen from.
+        depth: [H, W] z-depth on the frame's grid; 0 where unknown.
+        confidence: [H, W] in [0, 1], how well the frames agree on it (eq. 6's stand-in); 0 where unknown.
+    """
+
+    world_from_cam: SE3
+    depth: torch.Tensor  # [H, W]
+    confidence: torch.Tensor  # [H, W]
+
+    def __post_init__(self) -> None:
+        dims = check_shape("frame depth", self.depth, "H", "W")
+        check_shape("frame confidence", self.confidence, "H", "W", dims=dims)
+
+
+class FrameEstimator(Protocol):
+    """Stage 1, asked about made-up frames. Stages do not know each other; the pipeline passes it in."""
+
+    def __call__(
+        self,
+        known: AlignedViews,
+        frames: Sequence[MadeFrame],
+        *,
+        find_poses: bool,
+        device: torch.device,
+        job: Job,
+    ) -> Sequence[FrameGeometry | None]:
+        """Geometry of every frame in the world of the known views; None for one that cannot be joined to them.
+
+        Args:
+            known: stage 1's result for the keyframes.
+            frames: made-up frames, in order of the path.
+            find_poses: False takes the planned poses as they are.
+            device: where torch computes.
+            job: progress and cancellation.
+
+        Raises:
+            ReconxError: when stage 1 cannot use the frames.
+        """
+        ...
+
+
+@runtime_checkable
+class UsesEstimator(Protocol):
+    """A generator that asks stage 1 about its frames."""
+
+    def with_estimator(self, estimator: FrameEstimator) -> ViewGenerator:
+        """The same generator with that estimator."""
         ...
 
 
@@ -42,6 +119,33 @@ _BUILTIN = {
         name="warp",
         target="reconx_ros.diffusion.backends.warp:WarpGenerator",
         summary="renders the pointmaps with visibility; generates nothing; no weights",
+    ),
+    "reconx": BackendInfo(
+        name="reconx",
+        target="reconx_ros.diffusion.backends.reconx.generator:ReconXGenerator",
+        summary="video model that sees the scene's points (ReconX), by weights from reconx convert or reconx train",
+        modules=("diffusers", "transformers", "safetensors"),
+        extra="models",
+        needs=("weights",),
+        licence_weights="LicenseRef-as-the-converted-weights",
+    ),
+    "diffusers_flf2v_wan": BackendInfo(
+        name="diffusers_flf2v_wan",
+        target="reconx_ros.diffusion.backends.diffusers_flf2v:WanGenerator",
+        summary="Wan 2.1 first-and-last-frame video model from diffusers, by weights that you download",
+        modules=("diffusers", "transformers", "safetensors"),
+        extra="models",
+        needs=("weights",),
+        licence_weights="Apache-2.0",
+    ),
+    "diffusers_flf2v_ltx": BackendInfo(
+        name="diffusers_flf2v_ltx",
+        target="reconx_ros.diffusion.backends.diffusers_flf2v:LtxGenerator",
+        summary="LTX-Video conditioned on first and last frame, from diffusers, by weights that you download",
+        modules=("diffusers", "transformers", "safetensors"),
+        extra="models",
+        needs=("weights",),
+        licence_weights="LicenseRef-LTX-Video-Open-Weights",
     ),
 }
 

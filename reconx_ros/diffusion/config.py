@@ -11,6 +11,96 @@ from reconx_ros.core.settings import Settings, setting
 class DiffusionConfig(Settings):
     """Stage 2: aligned views to a dense view sequence along a path."""
 
-    backend: str = setting("auto", "View generator; auto takes warp, which generates nothing and needs no weights.")
-    frames: int = setting(32, "Views along the path between the keyframes.", ge=2, le=512)
+    backend: str = setting(
+        "auto",
+        "View generator; auto takes the one that the weights are for, and warp, which generates nothing, without any.",
+    )
+    frames: int = setting(32, "Views along the path between the keyframes (warp).", ge=2, le=512)
     min_confidence: float = setting(0.3, "Pointmap confidence below which a pixel is not warped.", ge=0.0, le=1.0)
+    weights: str = setting(
+        "", "Video model: a folder in the format of diffusers, or a hub name (diffusers_flf2v_*) that is in the cache."
+    )
+    download: bool = setting(False, "Let a hub name be downloaded; off takes it from the local cache only.")
+    fallback: str = setting(
+        "none",
+        "What to do when a video model does not fit into memory: none stops with an error, warp warps instead and says "
+        "so in the report.",
+        choices=("none", "warp"),
+    )
+    max_memory_gb: float = setting(
+        0.0, "Memory that a video model's run may take; 0 takes what is free (reconx).", unit="GB", ge=0.0
+    )
+    precision: str = setting(
+        "auto",
+        "Arithmetic of a video model; auto takes bfloat16 on a GPU, float32 elsewhere.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    offload: bool = setting(False, "Keep only the part of a video model that is at work on the GPU (needs accelerate).")
+    path: str = setting(
+        "between",
+        "Where made-up frames are taken from: between neighbouring keyframes; beyond goes on past the last one too; "
+        "orbit turns on around what two keyframes look at, full circle.",
+        choices=("between", "beyond", "orbit"),
+    )
+    beyond_share: float = setting(
+        0.25, "Share of the last clip's frames that lie past the last keyframe (path: beyond).", ge=0.01, le=0.9
+    )
+    width: int = setting(512, "Width of a video model's frames.", unit="px", ge=16, le=4096)
+    height: int = setting(320, "Height of a video model's frames.", unit="px", ge=16, le=4096)
+    clip_frames: int = setting(
+        0,
+        "Frames of one run of a video model, both keyframes included; 0 takes the number of the weights.",
+        ge=0,
+        le=512,
+    )
+    steps: int = setting(50, "Sampling steps of a video model.", ge=1, le=1000)
+    eta: float = setting(1.0, "Share of the stochastic sampler's noise (reconx); 0 is deterministic.", ge=0.0, le=1.0)
+    image_guidance: float = setting(7.5, "Guidance by the pictures (reconx); 1 switches it off.", ge=0.0)
+    structure_guidance: float = setting(
+        7.5,
+        "Guidance by the scene's points (reconx); another value than image_guidance costs half as much time again.",
+        ge=0.0,
+    )
+    guidance_rescale: float = setting(
+        0.7, "Share by which guidance is brought back to the contrast without it (reconx).", ge=0.0, le=1.0
+    )
+    text_guidance: float = setting(5.0, "Guidance by the prompt (diffusers_flf2v_*); 1 switches it off.", ge=0.0)
+    prompt: str = setting("", "What the scene is, for video models.")
+    negative_prompt: str = setting("", "What the pictures should not be (diffusers_flf2v_*).")
+    fps: int = setting(0, "Frames per second that the motion is conditioned on; 0 takes that of the weights.", ge=0)
+    seed: int = setting(0, "Seed of a video model's noise; each clip adds its number.", ge=0)
+    camera_conditioning: bool = setting(
+        True, "Tell the camera path to networks that have a branch for it (reconx); off: pictures and points only."
+    )
+    epipolar_threshold: float = setting(
+        1.5, "Distance from the epipolar line up to which a cell is attended to (reconx).", unit="cells", ge=0.1
+    )
+    structure_points: int = setting(
+        65536, "Points of the scene that the structure tokens are made of (reconx); 0 leaves them out.", ge=0
+    )
+    render_guidance: float = setting(
+        0.0,
+        "How strongly pixels that the points explain are held to their renders at the first sampling step; 1 replaces "
+        "them.",
+        ge=0.0,
+        le=1.0,
+    )
+    render_guidance_end: float = setting(0.0, "The same at the last step; linear between.", ge=0.0, le=1.0)
+    render_guidance_confidence: float = setting(
+        0.6, "Confidence of a render from which the points explain a pixel.", ge=0.0, le=1.0
+    )
+    observed_confidence: float = setting(
+        1.0,
+        "Confidence of a render from which a made-up frame shows it instead, as an observed pixel; 1 never does.",
+        ge=0.0,
+        le=1.0,
+    )
+    generated_confidence: float = setting(
+        0.5, "Confidence of a made-up pixel that nothing speaks for or against.", ge=0.0, le=1.0
+    )
+    check: str = setting(
+        "renders",
+        "What the confidence of made-up frames comes from: renders compares them with the keyframes' surfaces, stage1 "
+        "looks how well all frames agree on one geometry.",
+        choices=("renders", "stage1"),
+    )

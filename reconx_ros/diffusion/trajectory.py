@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, PointMap, Trajectory
+from reconx_ros.core import SE3, AlignedViews, InvalidInputError, PointMap, Trajectory
+from reconx_ros.core.transforms import rotation_exp, rotation_log
 from reconx_ros.geometry.paths import order_poses, poses_between, smooth_path
 
 _TURN_SHARE = 0.5
@@ -38,6 +40,37 @@ def length_per_radian(views: AlignedViews) -> float:
     """What a turn is worth in travel: half the median scene depth, since both move the picture about as far."""
     depths = [_median_depth(v) for v in views.views if bool(v.valid.any())]
     return _TURN_SHARE * (sorted(depths)[len(depths) // 2] if depths else _FALLBACK_DEPTH)
+
+
+def screw_pose(start: SE3, end: SE3, fraction: float) -> SE3:
+    """The pose at a fraction of the screw motion from one pose to another; 0 is start, 1 is end, 2 goes as far again.
+
+    A camera that looks at a thing while it moves around it stays on its circle, on which straight interpolation cuts
+    the corner. The turn is the shorter one, below 180 degrees.
+    """
+    end_from_start = start.inverse() @ end
+    turn = rotation_log(end_from_start.rotation)
+    speed = np.linalg.solve(_screw_matrix(turn), end_from_start.translation)
+    moved = SE3(rotation=rotation_exp(fraction * turn), translation=_screw_matrix(fraction * turn) @ (fraction * speed))
+    return start @ moved
+
+
+def continued(before: SE3, last: SE3, count: int) -> list[SE3]:
+    """Poses that go on after the last one as the camera moved from the one before to it, in its own frame."""
+    step = before.inverse() @ last
+    poses = [last]
+    for _ in range(count):
+        poses.append(poses[-1] @ step)
+    return poses[1:]
+
+
+def _screw_matrix(turn: np.ndarray) -> np.ndarray:
+    """[3, 3] that takes a constant speed in the camera's own frame to the displacement after a turn."""
+    angle = float(np.linalg.norm(turn))
+    k = np.array([[0, -turn[2], turn[1]], [turn[2], 0, -turn[0]], [-turn[1], turn[0], 0]])
+    if angle < 1e-6:
+        return np.eye(3) + k / 2
+    return np.eye(3) + (1 - np.cos(angle)) / angle**2 * k + (angle - np.sin(angle)) / angle**3 * k @ k
 
 
 def _median_depth(view: PointMap) -> float:

@@ -121,9 +121,19 @@ def poses_between(path: PosePath, count: int, length_per_radian: float) -> list[
     shares = share_out(count, [float(table[-1]) for table in tables])
     poses = []
     for segment, (table, share) in enumerate(zip(tables, shares, strict=True)):
-        for j in range(share):
-            poses.append(path.at(segment, _fraction_at(table, (j + 1) / (share + 1))))
+        poses.extend(_even_poses(path, segment, table, share))
     return poses
+
+
+def poses_within(path: PosePath, segment: int, count: int, length_per_radian: float) -> list[SE3]:
+    """Poses strictly between two neighbouring keys of a path, at even steps.
+
+    Raises:
+        InvalidInputError: for a segment that the path has not, or a negative count.
+    """
+    if count < 0:
+        raise InvalidInputError(f"number of poses along the path is {count}, expected at least 0")
+    return _even_poses(path, segment, _length_table(path, segment, length_per_radian), count)
 
 
 def share_out(count: int, lengths: Sequence[float]) -> list[int]:
@@ -136,6 +146,10 @@ def share_out(count: int, lengths: Sequence[float]) -> list[int]:
     by_remainder = np.argsort(-(exact - shares), kind="stable")
     shares[by_remainder[: count - int(shares.sum())]] += 1
     return [int(n) for n in shares]
+
+
+def _even_poses(path: PosePath, segment: int, table: np.ndarray, count: int) -> list[SE3]:
+    return [path.at(segment, _fraction_at(table, (j + 1) / (count + 1))) for j in range(count)]
 
 
 def _at_keys(rates: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def sample(image: torch.Tensor, uv: torch.Tensor, *, mode: str = "bilinear") -> 
     Args:
         image: [C, H, W].
         uv: [2, ..., h, w], pixel (0, 0) is the centre of the first pixel.
-        mode: "bilinear" or "nearest".
+        mode: "bilinear", "bicubic" or "nearest".
 
     Returns:
         [C, ..., h, w].

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from reconx_ros.core import BackendUnavailableError, ConfigError, Keyframe
+from reconx_ros.core import BackendUnavailableError, ConfigError, InvalidInputError, Keyframe
 from reconx_ros.core.registry import create
 from reconx_ros.diffusion import base as diffusion_base
-from reconx_ros.diffusion.base import ViewGenerator
+from reconx_ros.diffusion.base import UsesEstimator, ViewGenerator
+from reconx_ros.diffusion.model_folders import generator_for
 from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.frame_estimator import Stage1Estimator
 from reconx_ros.pointmap import base as pointmap_base
 from reconx_ros.pointmap.base import PointmapBackend
 
@@ -61,10 +63,28 @@ def _auto_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> tuple
 
 
 def choose_generator(config: ReconxConfig) -> ViewGenerator:
-    """The stage-2 backend."""
+    """The stage-2 backend; one that asks stage 1 about its frames is given stage 1.
+
+    Raises:
+        InvalidInputError: when the weights are for no known generator.
+    """
     name = config.diffusion.backend
     if name == "auto":
-        name = "warp"
-        _log.info("diffusion backend auto: warp (no weights of a video model are configured; nothing is generated)")
+        name, reason = _auto_generator(config.diffusion.weights)
+        _log.info("diffusion backend auto: %s (%s)", name, reason)
     generator: ViewGenerator = create(diffusion_base.registry(), name, kind="diffusion backend")
+    if isinstance(generator, UsesEstimator):
+        return generator.with_estimator(Stage1Estimator(config.pointmap))
     return generator
+
+
+def _auto_generator(weights: str) -> tuple[str, str]:
+    """Name and reason."""
+    if not weights:
+        return "warp", "no weights of a video model are configured; nothing is generated"
+    name = generator_for(weights)
+    if name is None:
+        raise InvalidInputError(
+            f"diffusion.weights is '{weights}', whose model no view generator runs: name one with diffusion.backend"
+        )
+    return name, f"the weights in '{weights}' are for it"

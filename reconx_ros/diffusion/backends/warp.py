@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from reconx_ros.core import AlignedViews, Job, PointMap, Provenance, SequenceView, Trajectory, ViewSequence
+from reconx_ros.core import AlignedViews, Job, Provenance, SequenceView, Trajectory, ViewSequence
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.diffusion.pictures import keyframe_view
 from reconx_ros.geometry.view_blending import BlendSettings, blend_views
 from reconx_ros.geometry.visibility import make_surface
 
@@ -28,7 +29,7 @@ class WarpGenerator:
             make_surface(v, min_confidence=config.min_confidence, max_step=settings.max_step, device=device)
             for v in views.views
         ]
-        frames = [_keyframe(v) for v in views.views]
+        frames = [keyframe_view(v) for v in views.views]
         for k, world_from_cam in enumerate(trajectory.world_from_cams):
             job.step(k / len(trajectory), f"view {k + 1} of {len(trajectory)}")
             view = blend_views(surfaces, trajectory.camera, world_from_cam, settings)
@@ -47,19 +48,6 @@ class WarpGenerator:
         job.step(1.0, "done")
         warning = _warning(frames[len(views.views) :])
         return ViewSequence(views=tuple(frames), backend=self.name, generates=False, warnings=(warning,))
-
-
-def _keyframe(view: PointMap) -> SequenceView:
-    height, width = view.depth.shape
-    return SequenceView(
-        rgb=view.rgb.cpu(),
-        confidence=torch.ones(height, width),
-        provenance=torch.full((height, width), int(Provenance.OBSERVED), dtype=torch.uint8),
-        camera=view.camera,
-        world_from_cam=view.world_from_cam,
-        is_input=True,
-        depth=torch.where(view.valid, view.depth, 0.0).cpu(),
-    )
 
 
 def _warning(between: list[SequenceView]) -> str:

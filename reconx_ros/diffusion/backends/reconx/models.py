@@ -114,3 +114,13 @@ class Scheduler:
     def sigma(self, place: int) -> float:
         """Standard deviation of the noise that the ``place``-th of ``timesteps`` adds."""
         return 0.0 if self.tables is None else float(self.tables.sigmas.flip(0)[place])
+
+    def level_after(self, place: int) -> tuple[float, float]:
+        """Amplitudes of picture and noise in the sample after the ``place``-th of ``timesteps``; (1, 0) at the end."""
+        if self.tables is None:
+            raise RuntimeError("set_timesteps comes before level_after")
+        index = len(self.tables.timesteps) - 1 - place
+        if index == 0:
+            return 1.0, 0.0
+        alpha = float(self.tables.alphas_prev[index])
+        return alpha**0.5 * float(self.tables.scales_prev[index]), (1 - alpha) ** 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,8 @@ from reconx_ros.diffusion.backends.reconx.settings import (
 from reconx_ros.diffusion.camera_condition import LATENT_STRIDE
 from reconx_ros.diffusion.cost import Cost, MemoryPlan, free_bytes, measure, plan_memory, unet_cost
 from reconx_ros.diffusion.sampler import guided
+
+StepCallback = Callable[[Any, int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 _ENCODING, _SAMPLING = 0.05, 0.85  # shares of the progress
 
@@ -77,6 +80,7 @@ class VideoGeneration:
     tokenizer: Any
     structure_encoder: Any
 
+    latent_stride: ClassVar[int] = LATENT_STRIDE
     model_cpu_offload_seq = "text_encoder->image_encoder->resampler->structure_encoder->unet->vae"
     _optional_components: ClassVar[list[str]] = ["text_encoder", "image_encoder", "tokenizer", "structure_encoder"]
 
@@ -115,6 +119,7 @@ class VideoGeneration:
         latents: torch.Tensor | None = None,
         memory_limit_bytes: int | None = None,
         job: Job | None = None,
+        callback_on_step_end: StepCallback | None = None,
         **settings: Any,
     ) -> GeneratedFrames:
         """Generate the frames of one sequence.
@@ -128,6 +133,8 @@ class VideoGeneration:
             latents: [1, C, T, H / 8, W / 8] noise to start from; None draws it.
             memory_limit_bytes: what the run may take; None takes what is free.
             job: progress and cancellation, at every step.
+            callback_on_step_end: called as diffusers' pipelines do, with (pipeline, number of the step, timestep,
+                {"latents": latents after the step}); the latents it returns are taken.
             settings: fields of ``GenerationSettings``.
 
         Raises:
@@ -137,14 +144,14 @@ class VideoGeneration:
         """
         options, job = GenerationSettings(**settings), job or Job(stage="generate views")
         config = self.unet.unet_config
-        height, width = check_pictures(first, last, LATENT_STRIDE * config.latent_multiple)
+        height, width = check_pictures(first, last, self.latent_stride * config.latent_multiple)
         frames = options.frames or config.temporal_length
         places = known_positions(frames, last is not None, options.last_frame)
         plan = self.plan(frames, height, width, points is not None, memory_limit_bytes)
         job.step(0.0, "encoding")
         encoded = self.encode(first, last, places, frames, options, points, trajectory)
         noise = self._start(encoded.known.shape, generator, latents)
-        clean = self.sample(encoded, noise, options, generator, job)
+        clean = self.sample(encoded, noise, options, generator, job, callback_on_step_end)
         pictures = self.decode(clean, plan, job)
         for place, given in zip(places, (first, last), strict=False):
             pictures[place] = given.detach().cpu().float()  # type: ignore[union-attr]
@@ -210,6 +217,12 @@ class VideoGeneration:
             cameras=_moved(cameras, device),
         )
 
+    @torch.no_grad()
+    def latents_of(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Clean latents [1, C, T, h, w] of a clip [T, H, W, 3] in [0, 1], scaled as the sampler has them."""
+        places = range(len(pictures))
+        return known_latents(self.vae, list(pictures), places, len(pictures), self._execution_device)  # type: ignore[attr-defined]
+
     def _structure(self, points: torch.Tensor, device: torch.device) -> torch.Tensor:
         self._require("structure_encoder")
         check_shape("points", points, "P", 3)
@@ -237,6 +250,7 @@ class VideoGeneration:
         options: GenerationSettings,
         generator: torch.Generator | None,
         job: Job,
+        step_end: StepCallback | None = None,
     ) -> torch.Tensor:
         """Latents of the clean frames, from noise; cancellable at every step."""
         self.scheduler.set_timesteps(options.steps, options.eta, latents.device)
@@ -248,6 +262,8 @@ class VideoGeneration:
             if self.scheduler.sigma(place) > 0:
                 noise = _normal(latents.shape, generator).to(latents.device)
             latents, _ = self.scheduler.step(output, place, latents, noise)
+            if step_end is not None:
+                latents = step_end(self, place, timestep, {"latents": latents}).get("latents", latents)
         return latents
 
     def _prediction(
