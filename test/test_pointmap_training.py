@@ -16,8 +16,8 @@ import pytest
 import torch
 from dust3r_networks import random_images, small_config
 
-from reconx_ros.cli import train
 from reconx_ros.cli.main import main
+from reconx_ros.cli.training import cancelled_by_interrupt
 from reconx_ros.core import (
     SE3,
     CancelledError,
@@ -29,13 +29,15 @@ from reconx_ros.core import (
     ReconstructionError,
     StorageError,
 )
+from reconx_ros.learning.log import LOG_FILE
+from reconx_ros.learning.stream import Reuse
+from reconx_ros.learning.weights import AveragedWeights, parameter_groups
 from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
 from reconx_ros.pointmap.backends.dust3r.weights import load_network
 from reconx_ros.pointmap.training import evaluate
 from reconx_ros.pointmap.training.config import NetworkSettings, TrainingConfig
 from reconx_ros.pointmap.training.data import (
     GroupBatch,
-    Reuse,
     collated,
     directed_pairs,
     group_arrays,
@@ -43,9 +45,9 @@ from reconx_ros.pointmap.training.data import (
     training_batches,
 )
 from reconx_ros.pointmap.training.losses import PairTargets, confidence_loss, pixel_errors, regression_loss
-from reconx_ros.pointmap.training.schedule import AveragedWeights, learning_rate, parameter_groups
+from reconx_ros.pointmap.training.schedule import learning_rate
 from reconx_ros.pointmap.training.step import predict_groups
-from reconx_ros.pointmap.training.trainer import LOG_FILE, Trainer, TrainingRun
+from reconx_ros.pointmap.training.trainer import Trainer, TrainingRun
 
 CPU = torch.device("cpu")
 SIZE = (24, 16)  # width, height
@@ -399,7 +401,7 @@ def test_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_interrupt_cancels_first_and_interrupts_then() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with train._cancelled_by_interrupt() as token:
+    with cancelled_by_interrupt() as token:
         signal.raise_signal(signal.SIGINT)
         assert token.cancelled
         with pytest.raises(KeyboardInterrupt):

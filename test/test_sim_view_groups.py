@@ -88,6 +88,6 @@ def test_harder_is_harder() -> None:
 
 
 def test_room_without_such_views(groups: RoomViewGroups, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view_groups._Scene, "is_clear", lambda *_: False)
+    monkeypatch.setattr(view_groups.RoomScene, "is_clear", lambda *_: False)
     with pytest.raises(InvalidInputError, match=r"3 views with an overlap of 0\.5 at 0\.1 m to 0\.6 m"):
         groups(0)

@@ -34,6 +34,8 @@ class StructureConfig:
         frequencies: of the sinusoidal basis ``[2^0 pi, 2^1 pi, ...]``, per axis.
         chunk: points whose keys and values exist at one time.
         dropout: while training.
+        centred: move the middle of the cloud to the origin first. False leaves the first camera there, so that the
+            direction in which the camera sees a point, and on which side of it the cloud lies, can be read off it.
 
     Raises:
         ConfigError: for sizes that do not fit each other.
@@ -46,6 +48,7 @@ class StructureConfig:
     frequencies: int = 8
     chunk: int = 4096
     dropout: float = 0.0
+    centred: bool = True
 
     def __post_init__(self) -> None:
         for name in ("tokens", "width", "head_dim", "frequencies", "chunk"):
@@ -55,12 +58,15 @@ class StructureConfig:
             raise ConfigError(f"structure encoder's width is {self.width}, expected a multiple of {self.head_dim}")
 
 
-def normalize_points(points: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def normalize_points(
+    points: torch.Tensor, mask: torch.Tensor | None = None, *, centred: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Centre a cloud and scale it to unit mean distance from the centre.
 
     Args:
         points: [B, P, 3].
         mask: [B, P] bool, True where a point counts; None when all do.
+        centred: False leaves the origin where it is; distances are then from there.
 
     Returns:
         (points [B, P, 3], zero where masked; the mean distance [B] that they were divided by, 1 where all coincide).
@@ -68,10 +74,11 @@ def normalize_points(points: torch.Tensor, mask: torch.Tensor | None = None) -> 
     weight = torch.ones_like(points[..., :1]) if mask is None else mask[..., None].to(points.dtype)
     points = torch.where(weight > 0, points, 0.0)
     count = weight.sum(dim=1, keepdim=True).clamp_min(1)
-    centred = (points - points.sum(dim=1, keepdim=True) / count) * weight
-    mean = torch.linalg.vector_norm(centred, dim=-1, keepdim=True).sum(dim=1, keepdim=True) / count
+    middle = points.sum(dim=1, keepdim=True) / count if centred else torch.zeros_like(points[:, :1])
+    moved = (points - middle) * weight
+    mean = torch.linalg.vector_norm(moved, dim=-1, keepdim=True).sum(dim=1, keepdim=True) / count
     mean = torch.where(mean > 0, mean, 1.0)
-    return centred / mean, mean[:, 0, 0]
+    return moved / mean, mean[:, 0, 0]
 
 
 class PointEmbedding(nn.Module):
@@ -206,7 +213,7 @@ class StructureEncoder(nn.Module):
             raise InvalidInputError("structure condition has no points, expected at least 1; None runs without it")
         mask = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device) if mask is None else mask
         check_finite("points", torch.where(mask[..., None], points, 0.0))
-        normal, _ = normalize_points(points.float(), mask)
+        normal, _ = normalize_points(points.float(), mask, centred=config.centred)
         chosen = farthest_points(normal, min(config.tokens, points.shape[1]), mask)
         queries = self.embed(normal.gather(1, chosen[..., None].expand(-1, -1, 3)))
         x = self.cross(queries, normal, mask, self.embed, config.chunk)

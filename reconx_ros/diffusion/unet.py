@@ -30,7 +30,7 @@ from reconx_ros.diffusion.attention import (
 from reconx_ros.diffusion.camera_condition import CameraEncoder
 from reconx_ros.diffusion.unet_blocks import Downsample, ResBlock, ScalarEmbedding, Upsample, VideoBlock
 
-_GROUPS = 32  # of every GroupNorm
+_GROUPS = 32  # of every GroupNorm in the public weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class UNetConfig:
         structure_dim: width of the structure tokens; 0 leaves the branch out.
         camera_channels: width of the camera encoder; 0 leaves it out.
         epipolar_levels: levels that have epipolar attention; a subset of attention_levels.
+        norm_groups: groups of every GroupNorm. A narrow network needs fewer than the public weights' 32: with few
+            channels per group, normalisation takes away what is even over a picture, its brightness first of all.
 
     Raises:
         ConfigError: for sizes that do not fit each other.
@@ -73,12 +75,15 @@ class UNetConfig:
     structure_dim: int = 0
     camera_channels: int = 0
     epipolar_levels: tuple[int, ...] = ()
+    norm_groups: int = _GROUPS
 
     def __post_init__(self) -> None:
         for name in ("channel_mult", "attention_levels", "epipolar_levels"):
             object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))  # JSON has lists
         if self.model_channels < _GROUPS or self.model_channels % _GROUPS:
             raise ConfigError(f"model_channels is {self.model_channels}, expected a positive multiple of {_GROUPS}")
+        if self.norm_groups < 1 or _GROUPS % self.norm_groups:
+            raise ConfigError(f"norm_groups is {self.norm_groups}, expected a divisor of {_GROUPS}")
         for level in self.attention_levels:
             if not 0 <= level < self.levels or self.width(level) % self.head_dim:
                 raise ConfigError(
@@ -142,6 +147,9 @@ class VideoUNet(nn.Module):
         self._build_up(config, embedding, skips)
         self.norm_out = nn.GroupNorm(_GROUPS, width)
         self.conv_out = zero_module(nn.Conv2d(width, config.out_channels, 3, padding=1))
+        for module in self.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.num_groups = config.norm_groups
 
     def _build_down(self, config: UNetConfig, embedding: int) -> list[int]:
         channels = config.model_channels

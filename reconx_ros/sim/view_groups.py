@@ -107,7 +107,7 @@ class RoomViewGroups:
 
     def __init__(self, config: ViewGroupConfig) -> None:
         self.config = config
-        self._scenes: OrderedDict[int, _Scene] = OrderedDict()
+        self._scenes: OrderedDict[int, RoomScene] = OrderedDict()
 
     def __call__(self, number: int) -> list[Frame]:
         """The views of a group: exact poses in one world, exact depth, pictures with noise and light.
@@ -116,10 +116,10 @@ class RoomViewGroups:
             number: from 0, without end.
         """
         config = self.config
-        scene = self._scene(self.room(number))
+        scene = self.scene(self.room(number))
         rng = np.random.default_rng([config.seed, SPLITS.index(config.split), number])
-        camera = _camera(config, rng)
-        poses = _place(scene, camera, config, rng)
+        camera = view_camera(config, rng)
+        poses = place_views(scene, camera, config, rng)
         return [self._frame(scene.renderer, camera, pose, k, number, rng) for k, pose in enumerate(poses)]
 
     def room(self, number: int) -> int:
@@ -135,11 +135,12 @@ class RoomViewGroups:
         """Seed of the room of a running number: even in training, odd in validation."""
         return 2 * (room + 1_000_003 * self.config.seed) + SPLITS.index(self.config.split)
 
-    def _scene(self, room: int) -> _Scene:
+    def scene(self, room: int) -> RoomScene:
+        """The room of a running number, ready to be rendered; kept while it is in use."""
         if room not in self._scenes:
             while len(self._scenes) >= self.config.open_rooms:
                 self._scenes.popitem(last=False)
-            self._scenes[room] = _Scene(_build(self.room_seed(room), self.config))
+            self._scenes[room] = RoomScene(_build(self.room_seed(room), self.config))
         self._scenes.move_to_end(room)
         return self._scenes[room]
 
@@ -168,7 +169,8 @@ def _with_plain_surfaces(room: Room, share: float, rng: np.random.Generator) -> 
     return replace(room, shell=tuple(shell), solids=tuple(solids))
 
 
-def _camera(config: ViewGroupConfig, rng: np.random.Generator) -> PinholeCamera:
+def view_camera(config: ViewGroupConfig, rng: np.random.Generator) -> PinholeCamera:
+    """A centred camera with a field of view in the configured range."""
     low, high = sorted((config.min_fov_deg, config.max_fov_deg))
     focal = config.width / 2 / math.tan(math.radians(float(rng.uniform(low, high))) / 2)
     return PinholeCamera(
@@ -181,7 +183,9 @@ def _camera(config: ViewGroupConfig, rng: np.random.Generator) -> PinholeCamera:
     )
 
 
-def _place(scene: _Scene, camera: PinholeCamera, config: ViewGroupConfig, rng: np.random.Generator) -> list[SE3]:
+def place_views(
+    scene: RoomScene, camera: PinholeCamera, config: ViewGroupConfig, rng: np.random.Generator
+) -> list[SE3]:
     """Poses of a group: the first anywhere in free air, the others near it and towards the same content.
 
     A place that yields too few views after many tries is given up for another.
@@ -217,7 +221,7 @@ def _coarse_rays(camera: PinholeCamera) -> np.ndarray:
     return camera_rays(small)
 
 
-def _first_pose(scene: _Scene, rays: np.ndarray, rng: np.random.Generator) -> tuple[_Pose, np.ndarray] | None:
+def _first_pose(scene: RoomScene, rays: np.ndarray, rng: np.random.Generator) -> tuple[_Pose, np.ndarray] | None:
     """A pose in free air that does not look at a wall from close by, and the points [P, 3] that it sees."""
     length, width, height = scene.room.size_m
     centre = np.array(
@@ -236,7 +240,7 @@ def _first_pose(scene: _Scene, rays: np.ndarray, rng: np.random.Generator) -> tu
     return pose, world_from_cam.apply(rays * depth[:, None])
 
 
-class _Scene:
+class RoomScene:
     """A room's renderer, and what tells quickly whether a camera fits in a place."""
 
     def __init__(self, renderer: RoomRenderer) -> None:

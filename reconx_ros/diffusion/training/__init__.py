@@ -1,1 +1,1 @@
-"""Training of the video network."""
+"""Training of the video diffusion model: objective, clips, parts that learn, loop, validation, the experiment."""
