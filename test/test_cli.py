@@ -44,7 +44,9 @@ def write_scene(folder: Path, count: int = 3, **changes: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["demo", "replay", "reconstruct", "evaluate", "export", "train", "convert", "bench", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "replay", "reconstruct", "evaluate", "export", "train", "convert", "bench", "doctor"]
+)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         build_parser().parse_args([command, "--help"])

@@ -45,7 +45,6 @@ def test_true_frames_agree_on_one_geometry_and_false_ones_do_not() -> None:
 
 
 def test_poses_are_found_in_the_known_world() -> None:
-    pytest.importorskip("pycolmap")
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 2)))
     wrong = SE3(rotation=pose(1).rotation, translation=pose(1).translation + np.array([0.3, 0.0, 0.2]))
     estimate = Stage1Estimator(PointmapConfig(max_size=120, planes=48))
@@ -61,7 +60,6 @@ def test_poses_are_found_in_the_known_world() -> None:
 
 @pytest.mark.slow
 def test_frames_of_something_else_are_not_joined() -> None:
-    pytest.importorskip("pycolmap")
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 1, 2)))
     noise = torch.rand(180, 240, 3, generator=torch.Generator().manual_seed(0))
     other = MadeFrame(rgb=noise, camera=CAMERA, world_from_cam=pose(0.5))

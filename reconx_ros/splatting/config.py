@@ -34,8 +34,8 @@ class SplattingConfig(Settings):
     )
     fill_unsure: bool = setting(
         False,
-        "Put Gaussians of low confidence also where stage 1 found no depth, on a smooth guess of the surface. Fewer holes "
-        "in pictures, and more that is wrong.",
+        "Put Gaussians of low confidence also where stage 1 found no depth, on a smooth guess of the surface. Fewer "
+        "holes in pictures, and more that is wrong.",
     )
     fill_confidence: float = setting(0.1, "Confidence of a guessed depth.", ge=0.001, le=1.0)
     observed_weight: float = setting(1.0, "Factor on the loss of frames that a camera took.", ge=0.0)
