@@ -6,7 +6,6 @@ import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,20 +139,6 @@ def unet_cost(
         )
 
     return measure(lambda: VideoUNet(config), run, dtype)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that a run on the device may still take; None where that is unknown."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
-        return None
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(values["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in values else None
 
 
 @dataclass(frozen=True, kw_only=True)

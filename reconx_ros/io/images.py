@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import struct
-import uuid
 from pathlib import Path
 
 import numpy as np
 
 from reconx_ros.core import InvalidInputError, StorageError, check_shape
+from reconx_ros.core.files import whole_file
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 MILLIMETRE = 0.001
@@ -200,15 +200,9 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> None:
     Raises:
         StorageError: when it cannot be written (missing folder, permissions, full disk).
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.part")
     try:
-        try:
+        with whole_file(Path(path)) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
     except OSError as err:
         raise StorageError(f"file {path} cannot be written: {err.strerror}") from err
 

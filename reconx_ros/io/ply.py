@@ -5,9 +5,7 @@ Written files are binary little endian and appear complete or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from reconx_ros.core import InvalidInputError, PointCloud, StorageError
+from reconx_ros.core.files import whole_file
 
 _KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 _NAMES = dict(zip(_KINDS, ("char", "uchar", "short", "ushort", "int", "uint", "float", "double"), strict=True))
@@ -60,18 +59,13 @@ def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
     Raises:
         StorageError: when it cannot be written; an older file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("xb") as file:
+        with whole_file(path) as temporary, temporary.open("xb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _packed(dtype: np.dtype) -> np.dtype:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError, StorageError
+from reconx_ros.core.files import whole_file
 
 STATE_FILE = "training_state.pt"
 
@@ -20,10 +21,9 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         StorageError: when it cannot be written.
     """
     path = folder / STATE_FILE
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        torch.save(dict(state), temporary)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            torch.save(dict(state), temporary)
     except (OSError, RuntimeError) as err:
         raise StorageError(f"training state {path} cannot be written: {err}") from None
 

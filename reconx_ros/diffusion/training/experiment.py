@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError, Job, StorageError
+from reconx_ros.core.files import whole_file
 from reconx_ros.diffusion.training.clips import ClipSource
 from reconx_ros.diffusion.training.config import TrainingConfig
 from reconx_ros.diffusion.training.model import Prepared
@@ -208,9 +209,8 @@ def _save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _save_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as err:
         raise StorageError(f"result {path} cannot be written: {err.strerror}") from None

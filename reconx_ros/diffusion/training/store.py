@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, Job, PinholeCamera, StorageError
+from reconx_ros.core.files import whole_file
 from reconx_ros.diffusion.training.clips import ClipSource
 from reconx_ros.learning.stream import made_in_order
 
@@ -48,12 +49,10 @@ def record_clips(
         clips.append(clip)
     arrays: dict[str, Any] = {name: np.stack([clip[name] for clip in clips]) for name in _ARRAYS}
     arrays["description"] = np.array(description)
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
-        temporary.replace(path)
     except OSError as err:
         raise StorageError(f"clips {path} cannot be written: {err.strerror}") from None
 

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError, Job, Trajectory
+from reconx_ros.core.memory import free_bytes
 from reconx_ros.diffusion.backends.reconx import models
 from reconx_ros.diffusion.backends.reconx.conditions import Encoded, camera_inputs
 from reconx_ros.diffusion.backends.reconx.pipeline import VideoGeneration, _moved
 from reconx_ros.diffusion.backends.reconx.settings import GenerationSettings
 from reconx_ros.diffusion.camera_condition import LATENT_STRIDE
-from reconx_ros.diffusion.cost import MemoryPlan, free_bytes, plan_memory, unet_cost
+from reconx_ros.diffusion.cost import MemoryPlan, plan_memory, unet_cost
 from reconx_ros.diffusion.model_folders import FOLDED
 from reconx_ros.diffusion.training.model import PatchParts
 

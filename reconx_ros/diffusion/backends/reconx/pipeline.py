@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from reconx_ros.core import InvalidInputError, Job, Trajectory, check_finite, check_shape
+from reconx_ros.core.memory import free_bytes
 from reconx_ros.diffusion.backends.reconx import models
 from reconx_ros.diffusion.backends.reconx.conditions import (
     Encoded,
@@ -31,7 +32,7 @@ from reconx_ros.diffusion.backends.reconx.settings import (
     usage_warnings,
 )
 from reconx_ros.diffusion.camera_condition import LATENT_STRIDE
-from reconx_ros.diffusion.cost import Cost, MemoryPlan, free_bytes, measure, plan_memory, unet_cost
+from reconx_ros.diffusion.cost import Cost, MemoryPlan, measure, plan_memory, unet_cost
 from reconx_ros.diffusion.sampler import guided
 
 StepCallback = Callable[[Any, int, torch.Tensor, dict[str, torch.Tensor]], dict[str, torch.Tensor]]

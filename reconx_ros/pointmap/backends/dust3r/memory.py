@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.core.memory import free_bytes
 from reconx_ros.pointmap.backends.dust3r.architecture import NetworkConfig
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -28,6 +28,7 @@ _DPT_CHANNELS = (
 )  # full-resolution channels at the end of a dense-prediction head, its convolution's copy included
 _LINEAR_CHANNELS = 3 * _OUTPUTS
 _AUTO_SHARE = 0.5  # of the free memory, when no budget is given
+_UNKNOWN_BUDGET = 2**31  # where the system does not say what is free
 _MOST_AT_A_TIME = 16  # larger batches are no faster
 
 
@@ -126,12 +127,8 @@ def plan_memory(
 
 def free_memory_budget(device: torch.device) -> int:
     """Half of the memory in bytes that is free on a device now."""
-    if device.type == "cuda":
-        return int(_AUTO_SHARE * torch.cuda.mem_get_info(device)[0])
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(_AUTO_SHARE * 1024 * int(line.split()[1]))
-    return 2**31  # a kernel older than 3.14 does not say
+    free = free_bytes(device)
+    return _UNKNOWN_BUDGET if free is None else int(_AUTO_SHARE * free)
 
 
 def _tokens(config: NetworkConfig, size: Size) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError, StorageError
+from reconx_ros.core.files import whole_file
 from reconx_ros.pointmap.backends.dust3r.architecture import NetworkConfig, config_from_arguments, config_from_string
 from reconx_ros.pointmap.backends.dust3r.keys import matched
 from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
@@ -82,22 +83,17 @@ def save_network(folder: Path, network: PointmapNetwork, state: Mapping[str, tor
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / WEIGHTS_FILE, lambda temporary: temporary.write_bytes(_safetensors().save(tensors)))
+        with whole_file(folder / WEIGHTS_FILE) as temporary:
+            temporary.write_bytes(_safetensors().save(tensors))
         _write_json(folder / CONFIG_FILE, network.config.as_arguments())
         _write_json(folder / CARD_FILE, card)
     except OSError as err:
         raise StorageError(f"network folder {folder} cannot be written: {err.strerror or err}") from None
 
 
-def _write(path: Path, write: Any) -> None:
-    """Write beside the file and move over it, so that a crash leaves the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    temporary.replace(path)
-
-
 def _write_json(path: Path, content: Any) -> None:
-    _write(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _safetensors() -> Any:
