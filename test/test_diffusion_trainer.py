@@ -224,5 +224,5 @@ def test_fine_tuning_of_a_pipeline_moves_only_what_the_recipe_names(tmp_path: Pa
 def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be read"):
         load_pretrained(tmp_path / "nothing")
-    with pytest.raises(StorageError, match=r"patch_parts.json cannot be read"):
+    with pytest.raises(StorageError, match=r"cannot be read.*patch_parts.json"):
         load_small(tmp_path)

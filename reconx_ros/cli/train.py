@@ -8,15 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reconx_ros.cli import train_diffusion
-from reconx_ros.cli.common import EXIT_OK, Progress, print_table, writable_folder, write_json
-from reconx_ros.cli.training import (
-    add_training_arguments,
-    cancelled_by_interrupt,
-    image_size,
-    log_writer,
-    overrides,
-)
-from reconx_ros.core import CancelledError, Job
+from reconx_ros.cli.common import EXIT_OK, print_table, writable_folder, write_json
+from reconx_ros.cli.training import add_training_arguments, fit_with_progress, image_size, log_writer, overrides
 from reconx_ros.core.settings import to_mapping, updated
 
 if TYPE_CHECKING:
@@ -52,14 +45,7 @@ def run_pointmap(arguments: argparse.Namespace) -> int:
     run = _pointmap_run(arguments)
     writable_folder(run.folder)
     trainer = Trainer(run, choose_device(arguments.device), resume=arguments.resume)
-    progress = Progress(quiet=arguments.quiet)
-    try:
-        with cancelled_by_interrupt() as token:
-            card = trainer.fit(Job(stage="train", on_progress=progress, token=token))
-    except CancelledError:
-        raise CancelledError(f"stopped after step {trainer.step}, saved in {run.folder}: --resume continues") from None
-    finally:
-        progress.close()
+    card = fit_with_progress(trainer, arguments)
     comparison = trainer.comparison()
     card = {**card, "comparison": comparison}
     write_json(run.folder / "training_card.json", card)

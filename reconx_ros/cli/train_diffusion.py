@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconx_ros.cli.common import EXIT_OK, Progress, print_table, writable_folder, write_json
-from reconx_ros.cli.training import add_training_arguments, cancelled_by_interrupt, image_size, log_writer, overrides
+from reconx_ros.cli.training import (
+    add_training_arguments,
+    cancelled_by_interrupt,
+    fit_with_progress,
+    image_size,
+    log_writer,
+    overrides,
+)
 from reconx_ros.core import CancelledError, ConfigError, Frame, InvalidInputError, Job
 from reconx_ros.core.settings import to_mapping, updated
 
@@ -45,7 +52,9 @@ def add_parser(kinds: Any) -> None:
     parser.set_defaults(difficulty="medium", run=run_diffusion)
     parser.add_argument("--preset", default="small", help="small (from scratch, CPU) or reconx (needs --weights)")
     parser.add_argument("--frames", type=int, default=8, help="pictures of a clip")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="model to start from, by `reconx convert`")
+    parser.add_argument(
+        "--weights", type=Path, metavar="DIR", help="model to start from, by `reconx convert` or this command"
+    )
     parser.add_argument("--scenes", type=Path, nargs="+", metavar="DIR", help="scene folders in place of rooms")
     parser.add_argument("--chunks", type=Path, metavar="DIR", help="videos in pixelSplat's layout in place of rooms")
     parser.add_argument(
@@ -73,14 +82,7 @@ def _train(arguments: argparse.Namespace) -> int:
     run = _run(arguments)
     writable_folder(run.folder)
     trainer = Trainer(run, choose_device(arguments.device), resume=arguments.resume)
-    progress = Progress(quiet=arguments.quiet)
-    try:
-        with cancelled_by_interrupt() as token:
-            card = trainer.fit(Job(stage="train", on_progress=progress, token=token))
-    except CancelledError:
-        raise CancelledError(f"stopped after step {trainer.step}, saved in {run.folder}: --resume continues") from None
-    finally:
-        progress.close()
+    card = fit_with_progress(trainer, arguments)
     if not trainer.processes.is_main:
         return EXIT_OK
     if arguments.json:
@@ -127,6 +129,7 @@ def _network(arguments: argparse.Namespace) -> NetworkSettings:
 
 def _model(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Prepared, Callable[..., None], str]:
     """Model, what saves it, and its licence."""
+    from reconx_ros.diffusion.model_folders import is_folded
     from reconx_ros.diffusion.training.backends import folder, pretrained
 
     if arguments.weights is None:
@@ -135,6 +138,8 @@ def _model(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Prepa
         return folder.fresh(_network(arguments), arguments.frames, config.seed), folder.save_small, "Apache-2.0"
     if overrides(arguments)[1]:
         raise ConfigError("--set network.* is for training from scratch, but --weights brings its own network")
+    if is_folded(str(arguments.weights)):
+        return folder.load_small(arguments.weights), folder.save_small, "that of the model it started from"
     return (
         pretrained.load_pretrained(arguments.weights),
         pretrained.save_pretrained,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from reconx_ros.cli.common import add_common_arguments
-from reconx_ros.core import CancelToken, ConfigError
+from reconx_ros.cli.common import Progress, add_common_arguments
+from reconx_ros.core import CancelledError, CancelToken, ConfigError, Job
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, size: str) -> None:
@@ -74,6 +74,37 @@ def log_writer(arguments: argparse.Namespace) -> Callable[[Mapping[str, float]],
                 writer.add_scalar(name, value, int(row["step"]))
 
     return write
+
+
+class Trainable(Protocol):
+    """A run that can be interrupted after any step."""
+
+    step: int
+
+    def fit(self, job: Job) -> dict[str, Any]:
+        """Train, and return the card."""
+        ...
+
+
+def fit_with_progress(trainer: Trainable, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train with a progress bar; the first Ctrl-C stops after a step that is kept.
+
+    Returns:
+        The training card.
+
+    Raises:
+        CancelledError: after Ctrl-C, with a sentence that says how to go on.
+    """
+    progress = Progress(quiet=arguments.quiet)
+    try:
+        with cancelled_by_interrupt() as token:
+            return trainer.fit(Job(stage="train", on_progress=progress, token=token))
+    except CancelledError:
+        raise CancelledError(
+            f"stopped after step {trainer.step}, saved in {arguments.out}: --resume continues"
+        ) from None
+    finally:
+        progress.close()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ from reconx_ros.geometry.visibility import Surface
 _LOADED, _MADE = 0.05, 0.9  # shares of the progress
 
 
-class VideoGenerator:
+class VideoGenerator(ABC):
     """Base of the generators that run a video model clip by clip; see ``ViewGenerator``.
 
     Subclasses name themselves and load their model. Instances hold nothing between calls but the estimator.
@@ -57,6 +58,7 @@ class VideoGenerator:
         """The same generator, which asks that estimator about its frames."""
         return type(self)(estimator)
 
+    @abstractmethod
     def load(self, config: DiffusionConfig, device: torch.device) -> ClipModel:
         """The video model that the configuration names.
 
@@ -64,7 +66,6 @@ class VideoGenerator:
             BackendUnavailableError: without weights.
             InvalidInputError: for weights that are not what this generator runs.
         """
-        raise NotImplementedError
 
     def generate(
         self, views: AlignedViews, trajectory: Trajectory, config: DiffusionConfig, *, device: torch.device, job: Job

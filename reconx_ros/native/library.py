@@ -17,7 +17,7 @@ from pathlib import Path
 import torch  # first: the library then shares torch's OpenMP instead of loading a second one
 
 import reconx_ros
-from reconx_ros.core.errors import BackendUnavailableError
+from reconx_ros.core.errors import BackendUnavailableError, InvalidInputError
 from reconx_ros.native import build_native
 
 ISA_VARIABLE = "RECONX_NATIVE_ISA"
@@ -241,3 +241,10 @@ def declare_stereo(library: ctypes.CDLL) -> ctypes.CDLL:
 def default_threads() -> int:
     """As many threads as torch uses."""
     return torch.get_num_threads()
+
+
+def checked_threads(threads: int | None) -> int | None:
+    """The number of threads as given; None stands for torch's. Raises InvalidInputError for less than 1."""
+    if threads is not None and threads < 1:
+        raise InvalidInputError(f"number of threads is {threads}, expected at least 1")
+    return threads

@@ -40,9 +40,7 @@ class NativeKernels:
     name = "native"
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise InvalidInputError(f"number of threads is {threads}, expected at least 1")
-        self._threads = threads
+        self._threads = library.checked_threads(threads)
         self._library = library.load_library()
 
     def _thread_count(self) -> int:

@@ -34,9 +34,7 @@ class NativeRasterizer:
     name = "native"
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise InvalidInputError(f"number of threads is {threads}, expected at least 1")
-        self._threads = threads
+        self._threads = library.checked_threads(threads)
         self._pool = ContextPool(library.load_library())
 
     @staticmethod

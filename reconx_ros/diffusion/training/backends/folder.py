@@ -14,12 +14,13 @@ import torch
 
 from reconx_ros.core import InvalidInputError, ReconxError, StorageError
 from reconx_ros.diffusion.backends.reconx import models
+from reconx_ros.diffusion.backends.reconx.folded import FoldedPipeline
+from reconx_ros.diffusion.model_folders import FOLDED
 from reconx_ros.diffusion.training.config import NetworkSettings
 from reconx_ros.diffusion.training.initial import wake_structure
 from reconx_ros.diffusion.training.model import PatchParts, Prepared, VideoModel
 
 CARD_FILE = "training_card.json"
-PATCH_FILE = "patch_parts.json"
 _UNET, _STRUCTURE, _SCHEDULER = "unet", "structure_encoder", "scheduler"
 
 
@@ -54,17 +55,14 @@ def load_small(folder: Path) -> Prepared:
 
     Raises:
         StorageError: when a file is missing or cannot be read.
+        InvalidInputError: when the description of the folded pixels cannot be read.
     """
-    parts = _read_json(folder / PATCH_FILE)
     with storage_errors(folder, "read"):
-        unet = models.ReconXUNet.from_pretrained(folder / _UNET)
-        has_structure = (folder / _STRUCTURE).is_dir()
-        encoder = models.ReconXStructureEncoder.from_pretrained(folder / _STRUCTURE) if has_structure else None
-        scheduler = models.ReconXScheduler.from_pretrained(folder / _SCHEDULER)
+        loaded = FoldedPipeline.from_folder(folder, torch.device("cpu"), torch.float32)
     return Prepared(
-        model=VideoModel(unet, encoder),
-        frozen=PatchParts(int(parts["patch"]), int(parts["image_tokens"])),
-        schedule=scheduler.schedule,
+        model=VideoModel(loaded.unet, loaded.structure_encoder),
+        frozen=loaded.parts,
+        schedule=loaded.scheduler.schedule,
         description={"loaded_from": str(folder)},
     )
 
@@ -87,7 +85,7 @@ def save_small(folder: Path, prepared: Prepared, card: Mapping[str, Any]) -> Non
         for name, save in parts.items():
             _replaced(folder / name, save)
         patch = {"_class_name": "PatchParts", "patch": frozen.codec.patch, "image_tokens": frozen.image_tokens}
-        (folder / PATCH_FILE).write_text(json.dumps(patch, indent=2) + "\n", encoding="utf-8")
+        (folder / FOLDED).write_text(json.dumps(patch, indent=2) + "\n", encoding="utf-8")
     save_card(folder, card)
 
 
@@ -132,12 +130,3 @@ def storage_errors(folder: Path, verb: str) -> Iterator[None]:
     except Exception as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise StorageError(f"model in {folder} cannot be {verb}: {reason}") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as err:
-        raise StorageError(f"{path} cannot be read: {err.strerror}") from None
-    except ValueError:
-        raise StorageError(f"{path} cannot be read, expected a complete JSON file") from None
