@@ -34,13 +34,18 @@ ros_requirements := requirements/ros-$(ROS_DISTRO).txt
 unexport PYTHONPATH LD_LIBRARY_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# TETHERED=1 is for robot and server on two computers: they must see each other, and notice when the link breaks.
+TETHERED ?=
+dds_profile := $(if $(TETHERED),fastdds_tethered.xml,fastdds.xml)
+discovery := $(if $(TETHERED),SUBNET,LOCALHOST)
+
 # What the nodes need to run from the environment; `make env` prints it for a shell.
 ros_env := \
 	PATH="$(prefix)/bin:$$PATH" \
 	AMENT_PREFIX_PATH="$(prefix)" \
 	ROS_DISTRO=$(ROS_DISTRO) \
-	$(fastdds_variable)="$(CURDIR)/config/fastdds.xml" \
-	ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
+	$(fastdds_variable)="$(CURDIR)/config/$(dds_profile)" \
+	ROS_AUTOMATIC_DISCOVERY_RANGE=$(discovery)
 test_env := $(ros_env) ROS_PYTHON_CHECK_FIELDS=1 OMP_WAIT_POLICY=PASSIVE
 
 .PHONY: help setup env demo test test-ros lint format docs bench colcon clean distclean
@@ -67,9 +72,9 @@ $(stamps)/torch: requirements/torch.txt | $(stamps)/venv
 	@"$(python)" -m pip install -q $(PIP_ARGS) -r requirements/torch.txt || { echo "make setup: torch cannot be installed; see the lines above." >&2; exit 1; }
 	@touch $@
 
-$(stamps)/requirements: requirements/base.txt requirements/models.txt requirements/dev.txt $(wildcard $(ros_requirements)) $(stamps)/torch
+$(stamps)/requirements: requirements/base.txt requirements/models.txt requirements/viewer.txt requirements/dev.txt $(wildcard $(ros_requirements)) $(stamps)/torch
 	@echo "== Python requirements and ROS 2 $(ROS_DISTRO)"
-	@"$(python)" -m pip install -q $(PIP_ARGS) -r requirements/base.txt -r requirements/models.txt -r requirements/dev.txt -r $(ros_requirements) || { echo "make setup: a wheel is missing for this Python or computer; see the lines above." >&2; exit 1; }
+	@"$(python)" -m pip install -q $(PIP_ARGS) -r requirements/base.txt -r requirements/models.txt -r requirements/viewer.txt -r requirements/dev.txt -r $(ros_requirements) || { echo "make setup: a wheel is missing for this Python or computer; see the lines above." >&2; exit 1; }
 	@touch $@
 
 interfaces := $(wildcard msg/*.msg srv/*.srv action/*.action)
@@ -104,7 +109,7 @@ $(stamps)/messages: $(interfaces) $(cmake_files) $(native_files) $(stamps)/tf2_m
 	@touch $@
 	@echo "== ready: $(VENV)/bin/reconx"
 
-env: ## Print the variables that a shell needs to run the nodes
+env: ## Print the variables that a shell needs to run the nodes; TETHERED=1: with the server on another computer
 	@echo 'export PATH="$(prefix)/bin:$$PATH"'
 	@for word in $(ros_env); do case $$word in PATH=*) ;; *) echo "export $$word" ;; esac; done
 
@@ -131,18 +136,19 @@ format: $(stamps)/requirements ## Rewrite the sources in the project's style
 docs: setup ## Write docs/parameters.md and config/*.yaml from the configuration tree
 	@"$(python)" -c 'from pathlib import Path; from reconx_ros.pipeline.parameter_files import write_generated_files; write_generated_files(Path("."))'
 
-bench: setup ## Measure speed and memory of the stages
-	@$(ros_env) reconx bench
+bench: setup ## Measure speed of the stages and of the nodes; tables go into docs/performance.md
+	@$(ros_env) reconx bench all --json out/bench.json --doc docs/performance.md
 
 colcon_bases = --base-paths . --build-base build-colcon/$(ROS_DISTRO)/build --install-base build-colcon/$(ROS_DISTRO)/install
 colcon_run := $(test_env) CMAKE_PREFIX_PATH="$(prefix)" COLCON_LOG_PATH=build-colcon/$(ROS_DISTRO)/log "$(python)" -m colcon
 
-colcon: setup ## Build and test the way a ROS workspace does, in build-colcon/
+colcon: setup ## Build and test the way a ROS workspace does, in build-colcon/; TESTS=test/test_core.py for one file
 	@mkdir -p build-colcon && touch build-colcon/COLCON_IGNORE
 	@$(colcon_run) build $(colcon_bases) --cmake-args -G Ninja -DCMAKE_BUILD_TYPE=Release \
-		-DPython3_EXECUTABLE="$(python)" -DCMAKE_PROJECT_INCLUDE="$(CURDIR)/cmake/wheel_fix.cmake"
+		-DPython3_EXECUTABLE="$(python)" -DCMAKE_PROJECT_INCLUDE="$(CURDIR)/cmake/wheel_fix.cmake" -DRECONX_TESTS="$(TESTS)"
 	@$(colcon_run) test $(colcon_bases) --event-handlers console_direct+ --return-code-on-test-failure
 	@$(colcon_run) test-result --test-result-base build-colcon/$(ROS_DISTRO)/build
+	@export $(test_env) && set +u && . build-colcon/$(ROS_DISTRO)/install/setup.bash && cd test && "$(python)" -m pytest -q test_installation.py
 
 clean: ## Remove what was built and written; the environments stay
 	rm -rf build build-colcon install log out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

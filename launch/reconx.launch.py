@@ -2,7 +2,7 @@
 
     ros2 launch reconx_ros reconx.launch.py image:=/camera/color/image_raw camera_info:=/camera/color/camera_info
 
-Tethered: start this with server:=false on the robot, and with node:=false on the computer with the GPU.
+Tethered: start this with server:=false on the robot, and tethered.launch.py on the computer with the GPU.
 """
 
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
@@ -25,6 +25,7 @@ ARGUMENTS = (
     ("autostart", "true", "Configure and activate the nodes; false leaves it to a lifecycle manager.", SWITCH),
     ("server", "true", "Start the reconstruction server; false where it runs on another computer.", SWITCH),
     ("node", "true", "Start reconx_node; false on a computer that only reconstructs.", SWITCH),
+    ("fastdds_profile", None, "Fast DDS profile, for large images; a profile that is set already is kept.", None),
     ("image", "image", "Topic of the camera's images, without the suffix of a transport.", None),
     ("camera_info", "camera_info", "Topic of the camera's calibration.", None),
     ("depth", "depth", "Topic of the depth images, used where ros.use_depth is true.", None),
@@ -41,7 +42,7 @@ def shared(*names: str) -> PathJoinSubstitution:
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments, the Fast DDS profile for large images, both nodes and RViz."""
-    defaults = {"params_file": shared("config", "cpu.yaml")}
+    defaults = {"params_file": shared("config", "cpu.yaml"), "fastdds_profile": shared("config", "fastdds.xml")}
     arguments = [
         DeclareLaunchArgument(
             name,
@@ -51,7 +52,7 @@ def generate_launch_description() -> LaunchDescription:
         )
         for name, default, description, choices in ARGUMENTS
     ]
-    profile = shared("config", "fastdds.xml")
+    profile = LaunchConfiguration("fastdds_profile")
     variables = [
         SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=profile)) for name in PROFILE_VARIABLES
     ]

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pipeline": frozenset({"core", "geometry", "io", "native", "pipeline"}) | STAGES,
 }
 
-BASE_DEPENDENCIES = frozenset({"numpy", "torch", "cv2", "yaml", "tqdm"})
+BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "yaml", "tqdm"})
 OPTIONAL_ALLOWED_IN = frozenset({"backends", "io", "sim", "viz", "evaluation"})
 ROS_MODULES = frozenset(
     {"rclpy", "std_srvs", "rcl_interfaces", "builtin_interfaces", "tf2_ros", "tf2_py", "cv_bridge", "sensor_msgs_py"}

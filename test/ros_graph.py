@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from reconx_ros.core import SE3, PinholeCamera
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg, pose_msg
 from reconx_ros.ros.qos import latched_qos, reliable_qos
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = float(os.environ.get("RECONX_TEST_TIMEOUT_S", "60"))  # raise it on a computer that does much else
 CAMERA_TOPICS = ("image", "camera_info", "depth", "image/compressed", "depth/compressedDepth")
 LOSSLESS = (*CAMERA_TOPICS, *(f"{name}/{topic}" for name in ("left", "right") for topic in CAMERA_TOPICS), "odom")
 START_NS = 1_000_000_000_000
@@ -37,10 +37,14 @@ R = TypeVar("R")
 class NodeProcess:
     """One of our nodes as a process of its own."""
 
-    def __init__(self, module: str, log: Path, *arguments: str) -> None:
+    def __init__(
+        self, module: str, log: Path, *arguments: str, prefix: Sequence[str] = (), executable: Path | None = None
+    ) -> None:
         self.log = log
-        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", module, *arguments]
+        path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONUNBUFFERED": "1"}
+        program = [str(executable)] if executable is not None else [sys.executable, "-m", module]
+        command = [*prefix, *program, *arguments]
         self._file = log.open("w")
         self.process = subprocess.Popen(command, stdout=self._file, stderr=subprocess.STDOUT, env=env)
 
@@ -77,6 +81,8 @@ class Graph:
         self._changed = threading.Condition()
         self.heard: dict[str, list[Any]] = defaultdict(list)
         self.processes: list[NodeProcess] = []
+        self.prefix: Sequence[str] = ()
+        """Words before the command of processes started from now on."""
         self._thread.start()
 
     def close(self) -> None:
@@ -97,7 +103,7 @@ class Graph:
         for name, value in parameters.items():
             words += ["-p", f"{name.replace('__', '.')}:={_yaml(value)}"]
         log = self.folder / f"{module}-{len(self.processes)}.log"
-        process = NodeProcess(f"reconx_ros.ros.{module}", log, *words)
+        process = NodeProcess(f"reconx_ros.ros.{module}", log, *words, prefix=self.prefix)
         self.processes.append(process)
         return process
 
@@ -189,24 +195,31 @@ class FakeCamera:
         self._graph = graph
         self.frame = frame
         width, height = size
-        self.camera = PinholeCamera(
-            width=width, height=height, fx=0.9 * width, fy=0.9 * width, cx=(width - 1) / 2, cy=(height - 1) / 2
-        )
+        self.camera = self.intrinsics(size)
         node = graph.node
         self.images = node.create_publisher(Image, f"{prefix}image", reliable_qos(30))
         self.infos = node.create_publisher(CameraInfo, f"{prefix}camera_info", reliable_qos(30))
-        self._tf = node.create_publisher(TFMessage, "/tf", reliable_qos(100))
+        self.transforms = node.create_publisher(TFMessage, "/tf", reliable_qos(100))
         self.static_tf = node.create_publisher(TFMessage, "/tf_static", latched_qos(100))
         self._random = np.random.default_rng(1)
         self._texture = self._random.integers(0, 255, (height, width, 3), np.uint8)
         self.count = 0
+
+    @staticmethod
+    def intrinsics(size: tuple[int, int]) -> PinholeCamera:
+        """A pinhole camera for images of this size."""
+        width, height = size
+        return PinholeCamera(
+            width=width, height=height, fx=0.9 * width, fy=0.9 * width, cx=(width - 1) / 2, cy=(height - 1) / 2
+        )
 
     def ready(self) -> None:
         """Wait until somebody listens to the images and the calibration."""
         self._graph.wait("subscriber of image", lambda: self.images.get_subscription_count() > 0)
         self._graph.wait("subscriber of camera_info", lambda: self.infos.get_subscription_count() > 0)
 
-    def pose(self, x: float, turn_deg: float = 0.0) -> SE3:
+    @staticmethod
+    def pose(x: float, turn_deg: float = 0.0) -> SE3:
         """map_from_cam: looking along the map's x axis after a turn about z, at (0, -x, 1)."""
         forward = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
         a = np.radians(turn_deg)
@@ -237,7 +250,7 @@ class FakeCamera:
         return stamp_ns
 
     def send_tf(self, pose: SE3, stamp_ns: int) -> None:
-        self._tf.publish(transform_msg("map", self.frame, pose, stamp_ns))
+        self.transforms.publish(transform_msg("map", self.frame, pose, stamp_ns))
 
     def walk(self, count: int, step: float = 0.5) -> None:
         """Frames sideways, each a keyframe by its baseline."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 
-from reconx_ros.core import SE3, InsufficientParallaxError, Job, PinholeCamera, PointCloud
+from reconx_ros.core import SE3, GaussianScene, InsufficientParallaxError, Job, PinholeCamera, PointCloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.job_data import JobOutcome, JobRequest
 from reconx_ros.ros.reconstruct_job import JobOutput, encoded_view
@@ -60,6 +62,52 @@ def quick(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) ->
     return JobOutput(outcome=outcome, draw=_draw)
 
 
+def half_generated(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
+    """As quick, but a model made up every other point."""
+    output = quick(request, config, job, out_dir)
+    cloud = output.outcome.cloud
+    kinds = np.where(np.arange(len(cloud)) % 2, 2, 1).astype(np.uint8)
+    return JobOutput(outcome=replace(output.outcome, cloud=replace(cloud, provenance=kinds)), draw=output.draw)
+
+
+def with_scene(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
+    """As quick, with Gaussians at the points, written to the job's folder and drawn by the real renderer; previews."""
+    from reconx_ros.io.gaussians import write_scene_ply
+    from reconx_ros.pipeline.reconstructor import SceneRenderer
+
+    output = quick(request, config, job, out_dir)
+    job.for_stage("splatting").show(lambda: np.full((24, 32, 3), 90, np.uint8))
+    scene = gaussians(output.outcome.cloud)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_scene_ply(out_dir / "scene.ply", scene)
+    outcome = replace(output.outcome, scene_path=str(out_dir))
+    return JobOutput(outcome=outcome, draw=SceneRenderer(scene, config).render)
+
+
+def held(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
+    """As with_scene, but not before the file "hold" is gone from the output folder."""
+    while (out_dir.parent / "hold").exists():
+        job.for_stage("pointmap").step(0.1, "held")
+        threading.Event().wait(STEP_S)
+    return with_scene(request, config, job, out_dir)
+
+
+def gaussians(cloud: PointCloud) -> GaussianScene:
+    """A small Gaussian for every point, coloured by its number."""
+    count = len(cloud)
+    generator = torch.Generator().manual_seed(3)
+    return GaussianScene(
+        means=torch.from_numpy(cloud.points),
+        quats_wxyz=torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
+        log_scales=torch.full((count, 3), -2.5),
+        logit_opacities=torch.full((count,), 2.0),
+        sh=torch.rand((count, 1, 3), generator=generator),
+        confidence=torch.from_numpy(cloud.confidence),
+        provenance=torch.from_numpy(cloud.provenance),
+        keyframe_ids=torch.from_numpy(cloud.keyframe_ids.astype(np.int64)),
+    )
+
+
 def endless(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
     """Steps until cancelled."""
     while True:
@@ -98,3 +146,30 @@ def by_preset(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path
     """The stand-in that the goal's preset names."""
     jobs = {"": quick, "endless": endless, "deaf": deaf, "no_parallax": no_parallax, "out_of_memory": out_of_memory}
     return jobs[request.preset](request, config, job, out_dir)
+
+
+def until_told(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
+    """Steps until a file ``go`` lies in the server's folder, then succeeds; never makes the same step twice."""
+    steps = 0
+    while not (out_dir.parent / "go").exists():
+        steps += 1
+        job.for_stage("splatting").step(steps / (steps + 10), f"step {steps}")
+        threading.Event().wait(STEP_S)
+    return quick(request, config, job, out_dir)
+
+
+def large(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
+    """As quick, with a cloud of 8 MB: a wavy surface as a camera sees it."""
+    output = quick(request, config, job, out_dir)
+    y, x = np.mgrid[:500, :600]
+    depth = 2 + 0.1 * np.sin(x / 40) + 0.001 * y
+    cloud = PointCloud(
+        points=np.stack([(x - 300) / 500 * depth, (y - 250) / 500 * depth, depth], -1)
+        .reshape(-1, 3)
+        .astype(np.float32),
+        rgb_u8=np.stack([x % 256, y % 256, (x + y) % 256], -1).reshape(-1, 3).astype(np.uint8),
+        confidence=np.full(x.size, 0.9, np.float32),
+        provenance=np.ones(x.size, np.uint8),
+        keyframe_ids=np.full(x.size, request.keyframes[0].id, np.uint32),
+    )
+    return JobOutput(outcome=replace(output.outcome, cloud=cloud), draw=output.draw)

@@ -45,7 +45,7 @@ def write_scene(folder: Path, count: int = 3, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "replay", "reconstruct", "evaluate", "export", "train", "convert", "bench", "doctor"]
+    "command", ["demo", "replay", "reconstruct", "evaluate", "export", "view", "train", "convert", "bench", "doctor"]
 )
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -82,8 +82,8 @@ def test_doctor_says_what_runs_and_what_would_enable_the_rest(
         (lambda p: p / "nowhere", [], "does not exist"),
         (lambda p: write_scene(p / "s", fx=0.0), [], "fx is 0"),
         (lambda p: write_scene(p / "s", camera_model="OPENCV_FISHEYE_X"), [], "camera model"),
-        (lambda p: write_scene(p / "s"), ["--views", "9"], "--views is 9, expected 2 to 3"),
-        (lambda p: write_scene(p / "s"), ["--views", "1"], "--views is 1"),
+        (lambda p: write_scene(p / "s"), ["--views", "9"], "9 views are asked for, expected 2 to 3"),
+        (lambda p: write_scene(p / "s"), ["--views", "1"], "1 views are asked for"),
         (lambda p: write_scene(p / "s"), ["--views", "3", "--set", "splating.steps=3"], "one is splatting"),
         (lambda p: write_scene(p / "s"), ["--views", "3", "--set", "splatting.steps=-1"], "splatting.steps is -1"),
         (lambda p: write_scene(p / "s"), ["--views", "3", "--set", "splatting.rasterizer=x"], "unknown rasterizer"),

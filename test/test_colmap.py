@@ -130,7 +130,8 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cameras", "images", "words"),
     [
-        ("1 OPENCV 64 48 50 50 32 24 0 0 0 0", "", "camera model OPENCV, expected PINHOLE"),
+        ("1 FOV 64 48 50 50 32 24 0.9", "", "camera model FOV, expected SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL"),
+        ("1 OPENCV 64 48 50 50 32 24 0 0 0", "", "OPENCV camera of 7 parameters, expected 8"),
         ("1 PINHOLE 64 48 50 50 32", "", "PINHOLE camera of 3 parameters, expected 4"),
         ("1 PINHOLE 64", "", "expected ID MODEL"),
         ("1 PINHOLE 64 48 -50 50 32 24", "", "focal length fx is -50"),
@@ -148,9 +149,9 @@ def test_unusable_text_is_refused(tmp_path: Path, cameras: str, images: str, wor
 
 
 def test_unusable_binary_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "cameras.bin").write_bytes(struct.pack("<QIiQQ8d", 1, 1, 4, 64, 48, *range(8)))
+    (tmp_path / "cameras.bin").write_bytes(struct.pack("<QIiQQ8d", 1, 1, 10, 64, 48, *range(8)))
     (tmp_path / "images.bin").write_bytes(bytes(8))
-    with pytest.raises(InvalidInputError, match="camera model number 4"):
+    with pytest.raises(InvalidInputError, match="camera model number 10"):
         read_colmap(tmp_path)
 
 
@@ -189,3 +190,28 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot make folder"):
         write_colmap(tmp_path / "file" / "sparse", some_views(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "numbers", "distortion_model", "distortion"),
+    [
+        ("SIMPLE_RADIAL", "50 32 24 0.1", "plumb_bob", (0.1, 0, 0, 0, 0)),
+        ("RADIAL", "50 32 24 0.1 -0.2", "plumb_bob", (0.1, -0.2, 0, 0, 0)),
+        ("OPENCV", "50 50 32 24 0.1 -0.2 0.01 0.02", "plumb_bob", (0.1, -0.2, 0.01, 0.02, 0)),
+        ("OPENCV_FISHEYE", "50 50 32 24 0.1 -0.2 0.3 0.4", "equidistant", (0.1, -0.2, 0.3, 0.4)),
+        ("RADIAL_FISHEYE", "50 32 24 0.1 -0.2", "equidistant", (0.1, -0.2, 0, 0)),
+        ("FULL_OPENCV", "50 50 32 24 1 2 3 4 5 6 7 8", "rational_polynomial", (1, 2, 3, 4, 5, 6, 7, 8)),
+        ("OPENCV", "50 50 32 24 0 0 0 0", "", ()),
+    ],
+)
+def test_distorted_cameras(
+    tmp_path: Path, model: str, numbers: str, distortion_model: str, distortion: tuple[float, ...]
+) -> None:
+    (tmp_path / "cameras.txt").write_text(f"1 {model} 64 48 {numbers}\n")
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.jpg\n\n")
+    view = read_colmap(tmp_path)[0]
+    assert (view.camera.fx, view.camera.fy, view.camera.cx, view.camera.cy) == (50, 50, 31.5, 23.5)
+    assert (view.distortion_model, view.distortion) == (distortion_model, distortion)
+    if distortion:
+        with pytest.raises(InvalidInputError, match=r"'a\.jpg' has distortion"):
+            write_colmap(tmp_path / "out", [view])

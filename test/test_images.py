@@ -135,3 +135,20 @@ def test_image_files_come_in_natural_order(tmp_path: Path) -> None:
     assert [f.name for f in images.image_files(tmp_path)] == ["img1.PNG", "img2.jpg", "img10.jpg"]
     with pytest.raises(StorageError, match="cannot be listed"):
         images.image_files(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "progressive.jpg", "a.bmp", "a.webp", "grey.png"])
+def test_sizes_are_read_without_decoding_what_can_be(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    from reconx_ros.io import image_size
+
+    picture = np.zeros((21, 34) if name.startswith("grey") else (21, 34, 3), np.uint8)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if name.startswith("progressive") else []
+    assert cv2.imwrite(str(tmp_path / name), picture, options)
+    if name.endswith((".png", ".jpg")):
+        monkeypatch.setattr(image_size, "read_image", lambda *_, **__: pytest.fail("the picture was decoded"))
+    assert image_size.image_size(tmp_path / name) == (34, 21)
+    assert image_size.size_in_head(b"\xff\xd8\xff") is None

@@ -23,7 +23,8 @@ from reconx_ros.io.images import read_image
 from reconx_ros.viz import canvas
 from reconx_ros.viz.map_view import draw_map, nice_length, up_direction
 from reconx_ros.viz.overview import WIDTH, OverviewData, draw_overview, overview_of, write_overview
-from reconx_ros.viz.report import report_html, write_report
+from reconx_ros.viz.pages import novel_views, write_pages
+from reconx_ros.viz.report import report_findings, report_html, write_report
 
 FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # looks along world x, z up
 
@@ -132,6 +133,28 @@ def test_false_colours_mark_what_is_unknown() -> None:
     assert far > near == 2.0
 
 
+def test_depth_colours_are_even_in_inverse_depth() -> None:
+    half = canvas.depth_picture(np.array([[2.0]]), 1.0, 1e6)[0, 0]  # 1 / 2 m is half of 1 / 1 m
+    assert np.abs(half.astype(int) - canvas.depth_picture(np.array([[0.5]]), 0.0, 1.0)[0, 0]).max() <= 4
+
+
+def test_withheld_pictures_get_a_row_of_their_own() -> None:
+    data = full(6)
+    beside = OverviewData(**{**data.__dict__, "truths": data.novel, "novel_captions": ["20.0 dB"] * 6})
+    assert draw_overview(beside).shape[0] > draw_overview(data).shape[0] + 100
+
+
+@pytest.mark.parametrize(("count", "most", "expected"), [(3, 6, [0, 1, 2]), (9, 3, [0, 4, 8]), (0, 4, [])])
+def test_few_of_many_are_chosen_evenly(count: int, most: int, expected: list[int]) -> None:
+    assert canvas.chosen(count, most) == expected
+
+
+def test_pictures_are_shrunk_never_grown() -> None:
+    picture = np.zeros((30, 60, 3), np.uint8)
+    assert canvas.shrunk(picture, 60) is picture
+    assert canvas.shrunk(picture, 20).shape == (10, 20, 3)
+
+
 def test_text_is_as_wide_as_promised_and_stays_on_the_canvas() -> None:
     paper = canvas.blank(40, 300)
     end = canvas.put_text(paper, "Depth 3 m", 10, 10, 12)
@@ -214,7 +237,7 @@ class _Checker(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -247,6 +270,34 @@ def test_the_report_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
     assert 'name="viewport"' in page
     write_report(tmp_path / "report.html", REPORT, title="Room")
     assert "<h1>Room</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_pages_compare_every_layer_of_the_novel_views(tmp_path: Path) -> None:
+    write_pages(tmp_path, full(), {**REPORT, "coverage_history": [(0.0, 0.1), (2.0, 0.9)]})
+    assert read_image(tmp_path / "overview.png").shape[1] == WIDTH
+    page = (tmp_path / "report.html").read_text()
+    checker = _Checker()
+    checker.feed(page)
+    assert checker.open == [] and "script" in checker.tags
+    assert all(link.startswith("data:") for link in checker.links if link)
+    for words in ("keyframe 2", "novel view 8", "Covered share", '"provenance": "provenance"', "observed by a camera"):
+        assert words in page, words
+    assert {len(v.pictures) for v in novel_views(full())} == {4}
+    assert novel_views(full(0)) == []
+
+
+def test_a_report_says_what_went_right_and_wrong() -> None:
+    def kinds(**report: object) -> list[str]:
+        return [f.kind for f in report_findings(report)]
+
+    assert kinds(psnr_heldout=27.0, psnr_inputs=28.0, confident_share=0.8, depth={"median": 0.01}) == ["good"] * 4
+    assert kinds(psnr_heldout=12.0, psnr_inputs=15.0, confident_share=0.2, depth={"median": 0.2}) == ["bad"] * 4
+    assert kinds(coverage_before=0.1, coverage_after=0.9) == ["good"]
+    assert kinds(coverage_before=float("nan"), coverage_after=0.9) == []
+    (lost,) = report_findings({"keyframe_ids": [1, 2, 3], "keyframe_ids_joined": [1, 2]})
+    assert lost.kind == "bad" and "Only 2 of 3 images could be joined" in lost.text
+    (dropped,) = report_findings({"frames_dropped": {"no_pose": 4}})
+    assert dropped.text == "Frames that were not used: 4 no_pose."
 
 
 def test_an_empty_report_is_still_a_page() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,27 @@ def test_a_blurred_frame_is_not_kept() -> None:
     verdict = mapper.add_frame(frame(pose(x=2.0), rgb=np.full_like(NOISE, 99)))
     assert (verdict.kept, verdict.reason) == (False, "blurred")
     assert mapper.frames_not_kept["blurred"] == 1
+
+
+def test_what_is_sharp_is_each_cameras_own() -> None:
+    mapper, faint = Mapper(ReconxConfig()), (NOISE // 8).astype(np.uint8)
+    assert sharpness(faint) < 0.1 * sharpness(NOISE)
+    for x in (0.0, 0.6, 1.2, 1.8):
+        assert mapper.add_frame(frame(pose(x=x))).kept
+        assert mapper.add_frame(replace(frame(pose(x=x), rgb=faint), camera_name="infrared")).kept
+
+
+def test_keyframes_of_a_time_to_come_are_forgotten_and_the_map_stays() -> None:
+    mapper = Mapper(ReconxConfig())
+    kept = [mapper.add_frame(frame(pose(x=0.6 * i), stamp_ns=i)).keyframe for i in range(4)]
+    keyframes = [k for k in kept if k is not None]
+    mapper.integrate(wall(keyframes[3].id), {keyframes[3].id: pose(x=1.8)})
+    before = len(mapper.cloud())
+    assert mapper.forget_after(1) == 2 and [k.frame.stamp_ns for k in mapper.keyframes] == [0, 1]
+    assert set(mapper.coverage().per_keyframe) == {k.id for k in mapper.keyframes}
+    assert len(mapper.cloud()) == before > 0 and mapper.forget_after(1) == 0
+    newest = mapper.add_frame(frame(pose(x=3.0), stamp_ns=2)).keyframe
+    assert newest is not None and newest.id == 4  # numbers are never used again: the map names them
 
 
 def test_frames_without_poses_are_judged_by_their_images() -> None:

@@ -95,10 +95,97 @@ def test_depth_that_is_not_finite_and_positive_is_unknown() -> None:
     np.testing.assert_array_equal(depth_of_image(image("32FC1", data)), [[np.nan, np.nan], [np.nan, 3.25]])
 
 
+def stored(pixels: np.ndarray, encoding: str, *, padding: int = 0, big: bool = False) -> Image:
+    """An image message of an array [rows, ...], with padded rows, of either byte order."""
+    rows = [row.astype(row.dtype.newbyteorder(">" if big else "<")).tobytes() for row in pixels]
+    height = pixels.shape[0] * 2 // 3 if encoding.startswith("nv") else pixels.shape[0]
+    data = b"".join(row + b"\xa5" * padding for row in rows)
+    return image(encoding, data, width=pixels.shape[1], height=height, step=len(rows[0]) + padding, big=big)
+
+
+def smooth_picture(height: int = 24, width: int = 32) -> np.ndarray:
+    """RGB float [H, W, 3] in [30, 225] without edges: neighbours differ by little."""
+    v, u = np.mgrid[:height, :width] / 32.0
+    return np.stack([40 + 150 * u, 60 + 120 * v, 200 - 100 * u * v], axis=-1)
+
+
+def yuv_of(rgb: np.ndarray) -> np.ndarray:
+    """Y, U, V of ITU-R BT.601 with luma 16 to 235, from its definition."""
+    r, g, b = np.moveaxis(rgb / 255.0, -1, 0)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    return np.stack([16 + 219 * y, 128 + 224 * (b - y) / 1.772, 128 + 224 * (r - y) / 1.402], axis=-1)
+
+
+def packed_yuv(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """The buffer of a picture in one of the YUV encodings."""
+    y, u, v = np.moveaxis(np.round(yuv_of(rgb)).astype(np.uint8), -1, 0)
+    if encoding.startswith("nv"):
+        chroma = np.stack([u, v] if encoding == "nv12" else [v, u], axis=-1)[::2, ::2]
+        return np.concatenate([y, chroma.reshape(len(chroma), -1)])
+    chroma = np.where(np.arange(y.shape[1]) % 2 == 0, u, np.roll(v, 1, axis=1))
+    return np.stack([chroma, y] if encoding in ("uyvy", "yuv422") else [y, chroma], axis=-1)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv12", "nv21"])
+def test_yuv_becomes_the_colours_that_it_was_made_of(encoding: str, padding: int) -> None:
+    rgb = smooth_picture()
+    got = rgb_of_image(stored(packed_yuv(rgb, encoding), encoding, padding=padding)).astype(float)
+    assert got.shape == rgb.shape
+    assert np.abs(got - rgb)[2:-2, 2:-2].max() < 9 and np.abs(got - rgb).mean() < 2.5
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("order", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_bayer_mosaic_becomes_the_colours_that_it_was_made_of(order: str, bits: int) -> None:
+    rgb = smooth_picture()
+    channel = np.array(["rgb".index(c) for c in order]).reshape(2, 2)
+    which = np.tile(channel, (12, 16))
+    mosaic = np.take_along_axis(rgb, which[..., None], axis=-1)[..., 0]
+    pixels = np.round(mosaic * (257 if bits == 16 else 1)).astype(np.uint16 if bits == 16 else np.uint8)
+    for big in (False, True):
+        got = rgb_of_image(stored(pixels, f"bayer_{order}{bits}", padding=4, big=big))
+        assert got.dtype == np.uint8 and np.abs(got - rgb)[2:-2, 2:-2].max() < 4
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("encoding", ["rgb16", "bgr16", "rgba16", "bgra16", "mono16"])
+def test_sixteen_bits_fill_eight(encoding: str, big: bool) -> None:
+    rgb = np.round(smooth_picture()).astype(np.uint16) * 257
+    if encoding == "mono16":
+        got = rgb_of_image(stored(rgb[..., 1], encoding, padding=2, big=big))
+        np.testing.assert_array_equal(got, np.repeat(rgb[..., 1:2] // 257, 3, axis=-1))
+        return
+    order = ["rgba".index(c) for c in encoding.removesuffix("16")]
+    pixels = np.concatenate([rgb, np.full_like(rgb[..., :1], 7)], axis=-1)[..., order]
+    np.testing.assert_array_equal(rgb_of_image(stored(pixels, encoding, padding=2, big=big)), rgb // 257)
+
+
+def test_every_encoding_is_what_cv_bridge_makes_of_it() -> None:
+    bridge = pytest.importorskip("cv_bridge").CvBridge()
+    rgb = smooth_picture()
+    for encoding in ("uyvy", "yuyv", "bayer_rggb8", "bayer_grbg8", "bgra8", "mono8"):
+        if encoding.startswith("bayer"):
+            msg = stored(np.round(rgb[..., 1]).astype(np.uint8), encoding)
+        elif encoding in ("uyvy", "yuyv"):
+            msg = stored(packed_yuv(rgb, encoding), encoding)
+        else:
+            channels = {"bgra8": [2, 1, 0, 0], "mono8": 1}[encoding]
+            msg = stored(np.round(rgb).astype(np.uint8)[..., channels], encoding)
+        np.testing.assert_array_equal(rgb_of_image(msg), bridge.imgmsg_to_cv2(msg, "rgb8"), err_msg=encoding)
+
+
+@pytest.mark.parametrize(("encoding", "size"), [("uyvy", (3, 2)), ("nv12", (4, 3)), ("bayer_rggb8", (3, 3))])
+def test_pixels_that_share_their_colour_come_in_pairs(encoding: str, size: tuple[int, int]) -> None:
+    msg = image(encoding, bytes(64), width=size[0], height=size[1])
+    with pytest.raises(InvalidInputError, match=f"size is {size[0]}x{size[1]}, expected an even width"):
+        rgb_of_image(msg)
+
+
 @pytest.mark.parametrize(
     ("msg", "sentence"),
     [
-        (image("yuv422", bytes(8)), "encoding is 'yuv422', expected one of rgb8"),
+        (image("yuv9", bytes(8)), "encoding is 'yuv9', expected one of rgb8"),
         (image("rgb8", bytes(11)), "11 bytes, expected 12"),
         (image("rgb8", bytes(12), step=5), "step is 5 bytes, expected at least 6"),
         (image("rgb8", b"", width=0), "size is 0x2"),
@@ -117,7 +204,7 @@ def test_colour_is_no_depth() -> None:
 
 
 @given(
-    st.sampled_from(["rgb8", "bgr8", "mono8", "16UC1", "32FC1", "x"]),
+    st.sampled_from(["rgb8", "bgr8", "mono8", "16UC1", "32FC1", "uyvy", "bayer_grbg16", "rgba16", "x"]),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
@@ -276,6 +363,65 @@ def test_binning_and_region_of_interest_change_the_intrinsics() -> None:
         rectifier_of_info(info)
 
 
+W, H, LENS = 160, 120, (-0.28, 0.07, 0.001, -0.0005, 0.0)
+
+
+def full_calibration(model: str) -> CameraInfo:
+    """The calibration of a whole sensor of 160x120."""
+    info = CameraInfo(width=W, height=H, distortion_model=model)
+    info.k = [110.0, 0.0, 79.5, 0.0, 112.0, 60.2, 0.0, 0.0, 1.0]
+    info.d = [] if not model else list(LENS)
+    return info
+
+
+def sensor_picture(info: CameraInfo) -> np.ndarray:
+    """What the whole sensor sees of a smooth pattern on the directions (x, y) at z = 1. [H, W] float"""
+    u, v = np.meshgrid(np.arange(W, dtype=np.float64), np.arange(H, dtype=np.float64))
+    pixels, k = np.stack([u, v], axis=-1).reshape(-1, 1, 2), np.array(info.k).reshape(3, 3)
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-10)
+    rays = cv2.undistortPointsIter(pixels, k, np.array(info.d or [0.0] * 4), None, None, criteria)
+    return pattern(rays.reshape(H, W, 2))
+
+
+def pattern(rays: np.ndarray) -> np.ndarray:
+    return 120 + 60 * np.sin(4 * rays[..., 0]) * np.cos(3 * rays[..., 1]) + 40 * rays[..., 0]
+
+
+@pytest.mark.parametrize("model", ["", "plumb_bob"])
+@pytest.mark.parametrize("binning", [(1, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize("roi", [None, (40, 20, 80, 60), (96, 72, 64, 48), (0, 0, 60, 40)])
+def test_a_window_and_its_binning_see_what_the_whole_sensor_sees(
+    model: str, binning: tuple[int, int], roi: tuple[int, int, int, int] | None
+) -> None:
+    info = full_calibration(model)
+    x, y, width, height = roi or (0, 0, W, H)
+    picture = sensor_picture(info)[y : y + height, x : x + width]
+    rows, columns = height // binning[1], width // binning[0]
+    binned = picture.reshape(rows, binning[1], columns, binning[0]).mean(axis=(1, 3))
+    info.binning_x, info.binning_y = binning
+    if roi is not None:
+        info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = roi
+    rectifier = rectifier_of_info(info)
+    assert rectifier.camera.size == (columns, rows)
+    got = rectifier.image(binned[..., None].astype(np.float32)).reshape(rows, columns)
+    u, v = np.meshgrid(np.arange(columns), np.arange(rows))
+    camera = rectifier.camera
+    rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy], axis=-1)
+    assert np.abs(got - pattern(rays)).max() < 3.0 and np.abs(got - pattern(rays)).mean() < 0.6
+    # little is lost: the rectified picture keeps most of the window's field of view
+    assert camera.fx * binning[0] < 1.35 * info.k[0] and camera.fy * binning[1] < 1.35 * info.k[4]
+
+
+def test_a_rectified_window_whose_place_cannot_be_known_is_refused() -> None:
+    info = full_calibration("plumb_bob")
+    info.p = [100.0, 0.0, 80.0, 0.0, 0.0, 100.0, 60.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 40, 20, 80, 60
+    assert rectifier_of_info(info, rectified=True).camera.cx == 40.0
+    info.roi.do_rectify = True
+    with pytest.raises(InvalidInputError, match="region of interest with do_rectify"):
+        rectifier_of_info(info, rectified=True)
+
+
 def test_uncalibrated_camera_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"fx = 0\.0, expected a calibrated camera"):
         rectifier_of_info(CameraInfo(width=4, height=4))
@@ -293,8 +439,17 @@ def test_pose_round_trip(values: list[float]) -> None:
 
 def test_pose_without_a_direction_is_refused() -> None:
     msg = pose_msg(SE3.identity())
-    msg.orientation.w = 0.0
-    with pytest.raises(InvalidInputError, match="quaternion"):
+    for w, words in ((0.0, "has length 0, expected 1"), (2.0, "has length 2"), (float("nan"), "has length nan")):
+        msg.orientation.w = w
+        with pytest.raises(InvalidInputError, match=words):
+            se3_of_pose(msg)
+
+
+@pytest.mark.parametrize("x", [float("nan"), float("inf"), -1e12])
+def test_pose_without_a_place_is_refused(x: float) -> None:
+    msg = pose_msg(SE3.identity())
+    msg.position.x = x
+    with pytest.raises(InvalidInputError, match="position is"):
         se3_of_pose(msg)
 
 

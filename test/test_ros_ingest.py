@@ -22,8 +22,9 @@ from reconx_ros.ros.action_messages import (
     request_of_goal,
     result_of_outcome,
 )
+from reconx_ros.ros.camera_input import CameraInput
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
-from reconx_ros.ros.ingest import CameraInput, Ingest, shrunk
+from reconx_ros.ros.ingest import Ingest, Now, shrunk
 from reconx_ros.ros.job_data import EncodedKeyframe, EncodedView, ErrorCode, JobOutcome, JobRequest
 from reconx_ros.ros.mailbox import DropCounter
 
@@ -39,12 +40,16 @@ class Bench:
     def __init__(self) -> None:
         self.tf = TransformBuffer()
         self.drops = DropCounter()
-        self.jumps: list[str] = []
-        self.ingest = Ingest(self.tf.lookup, self.drops, self.jumps.append)
+        self.jumps: list[tuple[str, int]] = []
+        self.ingest = Ingest(self.tf.lookup, self.drops, lambda *jump: self.jumps.append(jump))
         self.camera = CameraInput("front")
 
-    def info(self) -> None:
-        self.camera.info = camera_info_msg(CAMERA, header_msg(0, "cam"))
+    def info(self, camera: PinholeCamera = CAMERA, stamp_ns: int = 0) -> None:
+        self.camera.infos.append(camera_info_msg(camera, header_msg(stamp_ns, "cam")))
+
+    @property
+    def problems(self) -> dict[str, str]:
+        return {reason: problem.sentence for reason, problem in self.camera.problems.items()}
 
     def move(self, *stamps_ns: int) -> None:
         for stamp_ns in stamps_ns:
@@ -57,10 +62,11 @@ class Bench:
 
     def depth(self, stamp_ns: int, value: float = 2.0) -> None:
         pixels = np.full((12, 16), value, np.float32)
-        self.camera.depths.append(image_msg(pixels, "32FC1", header_msg(stamp_ns, "cam")))
+        self.camera.put_depth(image_msg(pixels, "32FC1", header_msg(stamp_ns, "cam")), 0.0)
 
-    def frames(self, config: ReconxConfig = CONFIG, now_s: float = 0.0) -> list[Frame]:
-        return [frame for frame, _ in self.ingest.take_ready(config, now_s)]
+    def frames(self, config: ReconxConfig = CONFIG, now_s: float = 0.0, ros_ns: int = 0) -> list[Frame]:
+        now = Now(steady_s=now_s, ros_ns=ros_ns)
+        return [frame for frame, _ in self.ingest.take_ready(config, now)]
 
 
 def test_a_frame_waits_for_calibration_and_transform() -> None:
@@ -73,7 +79,7 @@ def test_a_frame_waits_for_calibration_and_transform() -> None:
     (frame,) = bench.frames()
     assert frame.world_from_cam is not None and frame.world_from_cam.translation[0] == pytest.approx(2.0)
     assert frame.stamp_ns == 2 * S and frame.camera_name == "front" and not bench.ingest.waiting
-    assert bench.drops.snapshot() == {} and bench.ingest.problems == {}
+    assert bench.drops.snapshot() == {} and bench.problems == {}
 
 
 def test_waiting_ends_after_the_timeout() -> None:
@@ -82,7 +88,7 @@ def test_waiting_ends_after_the_timeout() -> None:
     bench.image(2 * S, now_s=10.0)
     assert bench.frames(now_s=11.9) == [] and bench.drops.snapshot() == {}
     assert bench.frames(now_s=12.0) == [] and bench.drops.snapshot() == {"no_pose": 1}
-    assert "frame 'map' is not in the transform tree" in bench.ingest.problems["no_pose"]
+    assert "frame 'map' is not in the transform tree" in bench.problems["no_pose"]
 
 
 def test_a_transform_that_will_never_come_ends_the_wait_at_once() -> None:
@@ -136,18 +142,215 @@ def test_stamps_that_jump_back_are_told_once() -> None:
     bench.image(1 * S)
     bench.image(2 * S)
     bench.image(3 * S)
-    assert bench.jumps == ["the stamps of camera 'front' jumped back by 48.000 s"]
+    assert bench.jumps == [("the stamps of camera 'front' jumped back by 48.000 s", 2 * S)]
+
+
+def test_a_lone_stamp_far_in_the_future_is_not_believed() -> None:
+    bench = Bench()
+    for stamp_ns in (50 * S, 2_000_000_000 * S, 51 * S, 52 * S, 53 * S):
+        bench.image(stamp_ns)
+    assert bench.jumps == [] and bench.camera.stamps.newest_ns == 53 * S
+    for stamp_ns in (200 * S, 201 * S, 60 * S, 61 * S):  # two in a row are a leap, and two back a jump
+        bench.image(stamp_ns)
+    assert bench.jumps == [("the stamps of camera 'front' jumped back by 140.000 s", 61 * S)]
+
+
+@pytest.mark.parametrize(("stamp_ns", "words"), [(0, "has stamp zero, its driver"), (-5 * S, "is stamped -5.000 s")])
+def test_an_image_without_a_time_is_refused(stamp_ns: int, words: str) -> None:
+    bench = Bench()
+    bench.info()
+    bench.move(0, 9 * S)
+    bench.image(stamp_ns)
+    assert bench.frames() == [] and bench.drops.snapshot() == {"zero_stamp": 1}
+    assert words in bench.problems["zero_stamp"] and bench.camera.stamps.newest_ns == 0
+
+
+def test_a_stamp_ahead_of_the_clock_is_used_where_transforms_agree_and_named_where_not() -> None:
+    bench = Bench()
+    bench.info()
+    bench.move(8 * S, 10 * S)
+    bench.image(9 * S)
+    assert len(bench.frames(ros_ns=1 * S)) == 1  # the whole robot is ahead of this computer: no fault
+    bench.image(15 * S, now_s=0.0)
+    assert bench.frames(ros_ns=10 * S) == [] and bench.ingest.waiting[0].waits_for == "future_stamp"
+    assert bench.frames(now_s=3.0, ros_ns=13 * S) == [] and bench.drops.snapshot() == {"future_stamp": 1}
+    sentence = bench.problems["future_stamp"]
+    assert "is stamped 15.000 s, 2.000 s ahead of the system clock of this node (13.000 s)" in sentence
+    assert "5.000 s after the newest sample" in sentence
+
+
+def test_without_poses_a_stamp_of_the_future_waits_until_its_time_comes() -> None:
+    bench, config = Bench(), updated(CONFIG, {"ros.pose_source": "none"})
+    bench.info()
+    bench.image(10 * S)
+    assert bench.frames(config, ros_ns=9 * S) == [] and bench.ingest.waiting[0].waits_for == "future_stamp"
+    assert len(bench.frames(config, now_s=0.6, ros_ns=9_600_000_000)) == 1
+    bench.image(11 * S)
+    assert len(bench.frames(config, ros_ns=0)) == 1  # no /clock yet: nothing to hold it against
+
+
+def test_no_pose_is_made_up_across_a_gap() -> None:
+    bench = Bench()
+    bench.tf = TransformBuffer(max_gap_ns=2 * S)
+    bench.ingest = Ingest(bench.tf.lookup, bench.drops, lambda *jump: None)
+    bench.info()
+    bench.move(1 * S, 2 * S, 8 * S, 9 * S)
+    for stamp_ns in (5 * S, 8_500_000_000):
+        bench.image(stamp_ns)
+    (frame,) = bench.frames()
+    assert frame.stamp_ns == 8_500_000_000 and bench.drops.snapshot() == {"pose_gap": 1}
+
+
+def test_a_transform_that_is_no_motion_is_a_bad_pose() -> None:
+    bench = Bench()
+    bench.info()
+    for stamp_ns in (1 * S, 3 * S):
+        bench.tf.set_transform("a", "cam", stamp_ns, SE3.exp(np.zeros(3), np.array([1.7e308, 0, 0])))
+        bench.tf.set_transform("map", "a", stamp_ns, SE3.exp(np.zeros(3), np.array([1.7e308, 0, 0])))
+    bench.image(2 * S)
+    with np.errstate(over="ignore"):
+        assert bench.frames() == [] and bench.drops.snapshot() == {"bad_pose": 1}
+
+
+def test_an_image_without_frame_name_is_refused_with_what_to_do() -> None:
+    bench = Bench()
+    bench.info()
+    msg = image_msg(np.zeros((12, 16, 3), np.uint8), "rgb8", header_msg(2 * S, ""))
+    bench.ingest.put(bench.camera, msg, 0.0, 10)
+    assert bench.frames() == [] and "or ros.optical_frame" in bench.problems["bad_image"]
+
+
+# Several cameras, calibration and depth by stamp ----------------------------------------------------------------
+
+
+def test_cameras_wait_in_queues_of_their_own_and_problems_are_each_ones_own() -> None:
+    bench = Bench()
+    bench.info()
+    other = CameraInput("back")
+    for i in range(5):
+        bench.image((2 + i) * S, capacity=2)
+    msg = image_msg(np.zeros((12, 16, 3), np.uint8), "rgb8", header_msg(2 * S, "cam"))
+    bench.ingest.put(other, msg, 0.0, 2)
+    assert [p.stamp_ns for p in bench.ingest.waiting] == [5 * S, 6 * S, 2 * S]
+    bench.move(0, 9 * S)
+    assert len(bench.frames()) == 2 and bench.problems == {}
+    assert "no camera_info of camera 'back'" in other.problems["no_camera_info"].sentence
+
+
+def test_each_image_takes_the_calibration_of_its_own_stamp() -> None:
+    bench, zoomed = Bench(), PinholeCamera(width=16, height=12, fx=40, fy=40, cx=7.5, cy=5.5)
+    bench.move(0, 9 * S)
+    bench.info(stamp_ns=2 * S)
+    bench.info(zoomed, stamp_ns=3 * S)
+    bench.image(2 * S)
+    bench.image(3 * S)
+    assert [f.camera.fx for f in bench.frames()] == [14, 40]
+    bench.image(4 * S)
+    assert bench.frames(now_s=0.1) == [] and "for stamp 4.000 s has not come" in bench.problems["no_camera_info"]
+    bench.info(stamp_ns=4 * S)
+    assert [f.camera.fx for f in bench.frames(now_s=0.2)] == [14]
+    bench.image(5 * S, now_s=0.3)  # its calibration is lost: after a moment the nearest one serves
+    assert bench.frames(now_s=0.4) == [] and [f.camera.fx for f in bench.frames(now_s=0.6)] == [14]
+    bench.image(6 * S, now_s=0.7)
+    assert len(bench.frames(now_s=0.7)) == 1  # and no further image waits for it
+
+
+def test_calibration_and_depth_that_were_found_stay_found() -> None:
+    bench = Bench()
+    bench.info(stamp_ns=2 * S)
+    bench.depth(2 * S, 3.0)
+    bench.image(2 * S)
+    assert bench.frames(DEPTH_CONFIG) == [] and bench.ingest.waiting[0].waits_for == "no_pose"
+    for i in range(100):  # newer ones push them out while the frame waits for its transform
+        bench.info(PinholeCamera(width=16, height=12, fx=99, fy=99, cx=7.5, cy=5.5), stamp_ns=(3 + i) * S)
+        bench.depth((3 + i) * S, 9.0)
+    bench.move(0, 9 * S)
+    (frame,) = bench.frames(DEPTH_CONFIG)
+    assert frame.camera.fx == 14 and frame.depth_m is not None and frame.depth_m[0, 0] == 3.0
+
+
+def test_approximate_sync_waits_for_the_nearest_depth_and_exact_sync_for_the_same_stamp() -> None:
+    bench, exact = Bench(), updated(DEPTH_CONFIG, {"ros.depth_sync": "exact"})
+    bench.info()
+    bench.move(0, 9 * S)
+    bench.depth(2 * S - 15_000_000, 1.0)
+    bench.image(2 * S)
+    assert bench.frames(DEPTH_CONFIG, now_s=0.1) == []  # a nearer one may come
+    bench.depth(2 * S + 5_000_000, 2.0)
+    (frame,) = bench.frames(DEPTH_CONFIG, now_s=0.1)
+    assert frame.depth_m is not None and frame.depth_m[0, 0] == 2.0
+    bench.depth(3 * S - 15_000_000, 4.0)
+    bench.image(3 * S)
+    (frame,) = bench.frames(DEPTH_CONFIG, now_s=0.3)  # but not for ever
+    assert frame.depth_m is not None and frame.depth_m[0, 0] == 4.0
+    bench.image(4 * S)
+    bench.depth(4 * S + 1, 5.0)
+    (frame,) = bench.frames(exact)
+    assert frame.depth_m is None and bench.drops.snapshot() == {"frame_without_depth": 1}
+    bench.image(5 * S)
+    bench.depth(5 * S, 6.0)
+    (frame,) = bench.frames(exact)
+    assert frame.depth_m is not None and frame.depth_m[0, 0] == 6.0
+
+
+def test_depth_of_another_rate_finds_its_images() -> None:
+    bench = Bench()
+    bench.info()
+    bench.move(0, 9 * S)
+    frames: list[Frame] = []
+    for i in range(60):  # images at 30 Hz, depth at 10 Hz, 3 ms later
+        stamp_ns = S + i * S // 30
+        bench.image(stamp_ns, now_s=i / 30)
+        if i % 3 == 0:
+            bench.depth(stamp_ns + 3_000_000, 1.0 + i)
+        frames += bench.frames(DEPTH_CONFIG, now_s=i / 30)
+    with_depth = [f for f in frames if f.depth_m is not None]
+    assert len(with_depth) == 20 and len(frames) >= 57
+    for frame in with_depth:
+        assert frame.depth_m is not None and frame.depth_m[0, 0] == 1.0 + round((frame.stamp_ns - S) * 30 / S)
+
+
+def test_depth_that_nobody_sends_holds_no_frame_up() -> None:
+    bench = Bench()
+    bench.info()
+    bench.move(0, 9 * S)
+    bench.image(2 * S, now_s=100.0)
+    (frame,) = bench.frames(DEPTH_CONFIG, now_s=100.0)
+    assert frame.depth_m is None and bench.drops.snapshot() == {"frame_without_depth": 1}
+
+
+def test_what_belongs_to_the_former_time_goes_and_the_calibration_stays() -> None:
+    bench = Bench()
+    for stamp_ns in (50 * S, 51 * S):
+        bench.info(stamp_ns=stamp_ns)
+        bench.depth(stamp_ns)
+        bench.image(stamp_ns)
+    bench.camera.start_over()
+    assert len(bench.camera.infos) == 1 and not bench.camera.depths and bench.camera.stamps.newest_ns == 0
+
+
+def test_an_absurd_calibration_is_refused_before_anything_is_made_of_it() -> None:
+    bench = Bench()
+    bench.move(0, 9 * S)
+    bench.info(PinholeCamera(width=7000, height=7000, fx=14, fy=14, cx=7.5, cy=5.5))
+    bench.camera.infos[-1].d = [0.1] * 5
+    bench.image(2 * S)
+    assert bench.frames() == [] and "image is 16x12, expected 7000x7000" in bench.problems["bad_image"]
+    bench.info(stamp_ns=3 * S)
+    bench.camera.infos[-1].d = [1e200, 0.0, 0.0, 0.0, 0.0]
+    bench.image(3 * S)
+    assert bench.frames() == [] and bench.drops.snapshot() == {"bad_image": 1, "bad_camera_info": 1}
+    assert bench.problems["bad_camera_info"]
 
 
 def test_calibration_is_taken_over_when_it_changes() -> None:
     bench = Bench()
-    bench.info()
-    first = bench.camera.rectifier(rectified=False)
-    bench.info()
-    assert bench.camera.rectifier(rectified=False) is first
+    first, again = (camera_info_msg(CAMERA, header_msg(i, "cam")) for i in (1, 2))
+    rectifier = bench.camera.rectifier(first, (16, 12), rectified=False)
+    assert bench.camera.rectifier(again, (16, 12), rectified=False) is rectifier
     other = PinholeCamera(width=16, height=12, fx=20, fy=20, cx=7.5, cy=5.5)
-    bench.camera.info = camera_info_msg(other, header_msg(0, "cam"))
-    assert bench.camera.rectifier(rectified=False).camera == other
+    changed = camera_info_msg(other, header_msg(0, "cam"))
+    assert bench.camera.rectifier(changed, (16, 12), rectified=False).camera == other
 
 
 def test_a_frame_that_fails_unexpectedly_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +364,7 @@ def test_a_frame_that_fails_unexpectedly_does_not_come_back(monkeypatch: pytest.
     monkeypatch.setattr("reconx_ros.ros.ingest.rgb_of_image", broken)
     bench.image(2 * S)
     assert bench.frames() == [] and bench.drops.snapshot() == {"error": 1} and not bench.ingest.waiting
-    assert bench.ingest.problems["error"] == "a frame failed unexpectedly: RuntimeError: what now"
+    assert bench.problems["error"] == "a frame failed unexpectedly: RuntimeError: what now"
 
 
 def test_no_pose_is_asked_for_where_there_is_none() -> None:

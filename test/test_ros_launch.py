@@ -10,11 +10,11 @@ import re
 import runpy
 import sys
 import types
+from collections.abc import ItemsView
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from reconx_ros.core.settings import walk
 from reconx_ros.pipeline.config import ReconxConfig
@@ -32,8 +32,13 @@ class Recorded:
 
 STUBBED = {
     "launch": ("LaunchDescription",),
-    "launch.actions": ("DeclareLaunchArgument", "IncludeLaunchDescription", "SetEnvironmentVariable"),
-    "launch.conditions": ("IfCondition",),
+    "launch.actions": (
+        "DeclareLaunchArgument",
+        "ExecuteProcess",
+        "IncludeLaunchDescription",
+        "SetEnvironmentVariable",
+    ),
+    "launch.conditions": ("IfCondition", "UnlessCondition"),
     "launch.launch_description_sources": ("PythonLaunchDescriptionSource",),
     "launch.substitutions": ("EnvironmentVariable", "LaunchConfiguration", "PathJoinSubstitution"),
     "launch_ros": (),
@@ -69,7 +74,7 @@ def configurations(value: Any) -> set[str]:
         return own.union(*map(configurations, inner))
     if isinstance(value, dict):
         return set().union(*map(configurations, value.values()))
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | ItemsView):
         return set().union(*map(configurations, value))
     return set()
 
@@ -102,6 +107,38 @@ def test_with_stub_every_name_in_a_launch_file_exists(file: Path, stub: None) ->
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+def test_with_stub_what_is_passed_to_an_included_file_is_declared_there(file: Path, stub: None) -> None:
+    for included in of_kind(entities(file), "IncludeLaunchDescription"):
+        (target,) = shared_files(included)
+        declared = {a.positional[0]: a for a in of_kind(entities(target), "DeclareLaunchArgument")}
+        for name, value in included.named["launch_arguments"]:
+            choices = declared[name].named.get("choices")
+            assert not isinstance(value, str) or choices is None or value in choices
+
+
+def test_with_stub_the_server_side_starts_no_node_of_the_robot(stub: None) -> None:
+    found = entities(ROOT / "launch" / "tethered.launch.py")
+    (included,) = of_kind(found, "IncludeLaunchDescription")
+    passed = dict(included.named["launch_arguments"])
+    assert (passed["node"], passed["server"]) == ("false", "true") and "fastdds_profile" in passed
+    defaults = {a.positional[0]: a.named["default_value"] for a in of_kind(found, "DeclareLaunchArgument")}
+    assert {f.name for f in shared_files(defaults["fastdds_profile"])} == {"fastdds_tethered.xml"}
+    variables = {v.positional[0] for v in of_kind(found, "SetEnvironmentVariable")}
+    assert variables == {"ROS_STATIC_PEERS", "ROS_AUTOMATIC_DISCOVERY_RANGE"}
+
+
+def test_with_stub_a_bag_is_played_once_or_again_and_again_with_its_clock(stub: None) -> None:
+    found = entities(ROOT / "launch" / "bag.launch.py")
+    (included,) = of_kind(found, "IncludeLaunchDescription")
+    assert dict(included.named["launch_arguments"])["use_sim_time"] == "true"
+    players = {type(p.named["condition"]).__name__: p.named["cmd"] for p in of_kind(found, "ExecuteProcess")}
+    assert set(players) == {"IfCondition", "UnlessCondition"}
+    for condition, words in players.items():
+        assert words[:3] == ["ros2", "bag", "play"] and words[3].positional == ("bag",) and "--clock" in words
+        assert ("--loop" in words) == (condition == "IfCondition")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
 def test_with_stub_every_argument_is_described(file: Path, stub: None) -> None:
     arguments = of_kind(entities(file), "DeclareLaunchArgument")
     for argument in arguments:
@@ -126,14 +163,3 @@ def test_real_launch_loads_the_files() -> None:
     pytest.importorskip("launch_ros", reason="ROS's launch is not on PyPI; this runs on a ROS installation")
     for file in FILES:
         assert runpy.run_path(str(file))["generate_launch_description"]().entities
-
-
-def test_rviz_configuration_matches_what_is_published() -> None:
-    content = yaml.safe_load((ROOT / "config" / "reconx.rviz").read_text())
-    topics = {d["Topic"]["Value"]: d["Topic"] for d in content["Visualization Manager"]["Displays"] if "Topic" in d}
-    outputs = (ROOT / "reconx_ros" / "ros" / "outputs.py").read_text()
-    made = dict(re.findall(r'make\(\w+, "~(/[\w/]+)", (latched_qos|reliable_qos|stream)', outputs))
-    for topic, qos in topics.items():
-        kind = made[topic.removeprefix("/reconx_node")]
-        assert qos["Reliability Policy"] == "Reliable"
-        assert qos["Durability Policy"] == ("Transient Local" if kind == "latched_qos" else "Volatile"), topic

@@ -39,7 +39,7 @@ from reconx_ros.ros.mailbox import DropCounter, Durations, InputCounters, Mailbo
 from reconx_ros.ros.mapping_thread import MappingThread
 from reconx_ros.ros.reconstruct_job import job_config, overall_fraction
 from reconx_ros.ros.worker import failure_of
-from reconx_ros.ros.worker_process import DrawError, WorkerDiedError, WorkerProcess, exit_words
+from reconx_ros.ros.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError, exit_words
 
 TIMEOUT_S = 60.0
 CAMERA = PinholeCamera(width=32, height=24, fx=30, fy=30, cx=15.5, cy=11.5)
@@ -229,7 +229,7 @@ def run(worker: WorkerProcess, preset: str, out_dir: Path) -> tuple[str, object,
 
 
 def test_worker_runs_draws_cancels_and_is_started_again(worker: WorkerProcess, tmp_path: Path) -> None:
-    with pytest.raises(DrawError, match="there is no scene yet"):
+    with pytest.raises(WorkerRefusedError, match="there is no scene yet"):
         worker.draw(CAMERA, SE3.identity()).result(TIMEOUT_S)
     outcome = run(worker, "", tmp_path)[1].result(TIMEOUT_S)  # type: ignore[attr-defined]
     assert outcome.succeeded and len(outcome.cloud) == 400
@@ -332,10 +332,10 @@ def test_a_map_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 2}, "has format reconx_map version 2, expected reconx_map 1"),
-        ({"format": "other"}, "has format other version 1"),
-        ({"keyframes": [{"id": 1}]}, "is damaged: KeyError"),
-        ({"keyframes": [{"id": 1, "translation": [0, 0, 0], "quaternion_xyzw": [0, 0, 0, 0]}]}, "is damaged"),
+        ({"version": 1}, "has format reconx_map version 1, expected reconx_map 2"),
+        ({"format": "other"}, "has format other version 2"),
+        ({"keyframes": []}, "is damaged: its content is not what was saved"),
+        ({"sha256": "0"}, "is damaged: its content is not what was saved"),
     ],
 )
 def test_maps_of_another_kind_are_refused(tmp_path: Path, change: dict[str, object], sentence: str) -> None:

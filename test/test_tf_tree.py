@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reconx_ros.core import SE3, InvalidInputError
 from reconx_ros.geometry.tf_tree import (
     FutureExtrapolationError,
+    GapError,
     NotConnectedError,
     PastExtrapolationError,
     TransformBuffer,
@@ -183,3 +184,18 @@ def test_clear_keeps_static_transforms() -> None:
     assert "odom" not in buffer.frames()
     assert buffer.parent_of("camera") == "base"
     assert buffer.parent_of("base") is None
+
+
+def test_a_long_gap_is_bridged_only_where_the_frame_stood_still() -> None:
+    buffer = TransformBuffer(max_gap_ns=2_000_000_000)
+    for second, x in ((0, 0.0), (5, 0.01), (6, 1.0), (9, 4.0)):
+        buffer.set_transform("map", "base", second * 10**9, SE3.exp(np.zeros(3), np.array([x, 0.0, 0.0])))
+    assert buffer.lookup("map", "base", 2_500_000_000).translation[0] == pytest.approx(0.005)
+    assert buffer.lookup("map", "base", 5_500_000_000).translation[0] == pytest.approx(0.505)
+    with pytest.raises(GapError, match=r"at 7\.000 s lies in a gap of 3\.000 s between two samples \(6\.000 s and"):
+        buffer.lookup("map", "base", 7_000_000_000)
+    assert buffer.lookup("map", "base", 9_000_000_000).translation[0] == 4.0
+    buffer.set_transform("base", "cam", 0, SE3.identity(), static=True)
+    assert buffer.can_transform("base", "cam", 7_000_000_000)  # the gap lies above both
+    with pytest.raises(InvalidInputError, match="longest transform gap is 0 ns"):
+        TransformBuffer(max_gap_ns=0)

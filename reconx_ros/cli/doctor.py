@@ -23,6 +23,8 @@ _OPTIONAL = {
     "opencv": ("cv2", "pip install opencv-python-headless"),
     "rosbags": ("rosbags", "pip install rosbags"),
     "embreex": ("embreex", "pip install embreex"),
+    "viser": ("viser", "pip install 'reconx_ros[viewer]'"),
+    "rerun": ("rerun", "pip install 'reconx_ros[rerun]'"),
     "rclpy": ("rclpy", "make setup, or source a ROS 2 installation"),
     "messages": ("reconx_ros.msg", "make setup, or colcon build"),
     "tf2_msgs": ("tf2_msgs", "make setup, or source a ROS 2 installation"),

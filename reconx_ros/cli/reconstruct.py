@@ -21,13 +21,15 @@ from reconx_ros.cli.common import (
     writable_folder,
     write_json,
 )
-from reconx_ros.core import InvalidInputError, Job, Keyframe
+from reconx_ros.cli.scene_options import add_scene_arguments, scene_options
+from reconx_ros.core import InvalidInputError, Job, Keyframe, StorageError
+from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
+from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_of
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.keyframes import sharpness
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
 
-_POSE_KEYS = {"given": "c2w", "odometry": "c2w_dataset", "none": None}
 _MAX_SIDE = 1600  # px; larger pictures are shrunk when read
 
 
@@ -35,21 +37,21 @@ def add_parser(commands: Any) -> None:
     """Add ``reconstruct`` to the commands."""
     parser = commands.add_parser(
         "reconstruct",
-        help="reconstruct a scene folder or a folder of photos, without ROS",
-        description="Reconstruct a scene folder (images/ and cameras.json), or a plain folder of photos, from a few of "
-        "its images.",
+        help="reconstruct a scene or a folder of photos, without ROS",
+        description="Reconstruct a scene from a few of its images: a folder with images/ and cameras.json, in the "
+        f"layout of a public data set ({', '.join(LAYOUT_NAMES[1:-1])}; docs/datasets.md), or of photos alone.",
         epilog="example: reconx reconstruct scenes/kitchen --views 6 --poses given --out out/kitchen",
     )
-    parser.add_argument("input", type=Path, help="scene folder, or folder of photos")
+    parser.add_argument("input", type=Path, help="folder of a scene, or of photos")
     parser.add_argument(
         "--views", type=int, default=6, help="number of input images (the scene's own split where it has one)"
     )
     parser.add_argument(
         "--poses",
-        choices=tuple(_POSE_KEYS),
+        choices=tuple(POSE_KINDS),
         default=None,
-        help="which poses of cameras.json: given (c2w), odometry (c2w_dataset, refined by the images), or none, which "
-        "recovers them from the images; given where the folder has cameras.json, else none",
+        help="which poses of the scene: given (c2w in cameras.json), odometry (c2w_dataset there, refined by the "
+        "images), or none, which recovers them from the images; given, but none for photos",
     )
     parser.add_argument(
         "--fov",
@@ -61,6 +63,7 @@ def add_parser(commands: Any) -> None:
         "--use-depth", action="store_true", help="use the scene's sensor depth instead of withholding it"
     )
     parser.add_argument("--out", type=Path, default=Path("out/reconstruction"), help="result folder")
+    add_scene_arguments(parser)
     add_config_arguments(parser)
     add_common_arguments(parser)
     parser.set_defaults(run=run)
@@ -70,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct, save, summarise."""
     noisy = arguments.poses == "odometry"
     config = load_config(arguments, {"pointmap": {"refine_poses": True}} if noisy else None)
-    scene = read_input(arguments.input, arguments.poses, arguments.fov)
+    scene = read_input(arguments.input, arguments.poses, arguments.fov, **scene_options(arguments))
     keyframes = scene_keyframes(scene, arguments.views, use_depth=arguments.use_depth)
     folder = writable_folder(arguments.out)
     progress = Progress(quiet=arguments.quiet)
@@ -87,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         "out": str(folder),
         "seconds": time.perf_counter() - started,
         "depth": depth_errors(result, scene),
+        "layout": scene.layout,
+        "notes": list(scene.notes),
     }
     draw(result, folder, title=f"{arguments.input.name}, {len(keyframes)} views", report=summary)
     _print(summary)
@@ -95,24 +100,26 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def read_input(folder: Path, poses: str | None, fov_deg: float | None) -> Scene:
-    """The scene with the poses asked for.
+def read_input(folder: Path, poses: str | None, fov_deg: float | None, **options: Any) -> Scene:
+    """The scene with the poses asked for; options as ``read_scene``.
 
     Raises:
         InvalidInputError: for poses of a folder that has none, and as ``read_scene``.
         StorageError: as ``read_scene``.
     """
-    has_cameras = (folder / "cameras.json").is_file()
-    chosen = poses or ("given" if has_cameras else "none")
-    if chosen != "none" and folder.is_dir() and not has_cameras:
+    if not folder.is_dir():
+        raise StorageError(f"scene folder {folder} does not exist")
+    layout = layout_of(folder, options.get("format")).name
+    chosen = poses or ("none" if layout == "photos" else "given")
+    key = pose_key(chosen)
+    if key is not None and layout == "photos":
         raise InvalidInputError(
             f"folder {folder} has no cameras.json, so --poses is '{chosen}' where only none is possible"
         )
-    scene = read_scene(folder, poses=_POSE_KEYS[chosen], fov_deg=fov_deg, max_size=_MAX_SIDE)
-    if chosen != "none" and all(f.world_from_cam is None for f in scene.frames):
+    scene = read_scene(folder, poses=key, fov_deg=fov_deg, max_size=_MAX_SIDE, **options)
+    if key is not None and all(view.world_from_cam is None for view in scene.views):
         raise InvalidInputError(
-            f"cameras.json of {folder} has no {_POSE_KEYS[chosen]} poses, which --poses {chosen} takes: "
-            "expected some, or --poses none"
+            f"cameras.json of {folder} has no {key} poses, which --poses {chosen} takes: expected some, or --poses none"
         )
     return scene
 
@@ -123,11 +130,7 @@ def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyfra
     Raises:
         InvalidInputError: when the scene has fewer images, or count is below 2.
     """
-    if not 2 <= count <= len(scene.frames):
-        raise InvalidInputError(f"--views is {count}, expected 2 to {len(scene.frames)}, the images of the scene")
-    split = scene.splits.get(str(count))
-    spread = np.linspace(0, len(scene.frames) - 1, count).round().astype(int)
-    names = split.inputs if split is not None else [scene.names[i] for i in spread]
+    names = scene.inputs(count)
     frames = [scene.frame(name) if use_depth else replace(scene.frame(name), depth_m=None) for name in names]
     return [
         Keyframe(id=scene.names.index(name), frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
@@ -190,6 +193,7 @@ def _print(summary: dict[str, Any]) -> None:
         (f"stage {s['name']}", f"{s['backend']}, {s['seconds']:.1f} s, {s['peak_mb']:.0f} MiB")
         for s in summary["stages"]
     ]
+    rows += [("note", n) for n in summary["notes"]]
     rows += [("warning", w) for w in summary["warnings"]]
     rows.append(("result", summary["out"]))
     print_table("reconx reconstruct", rows)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reconx_ros.cli.common import (
     EXIT_OK,
-    Progress,
     add_common_arguments,
     add_config_arguments,
     load_config,
@@ -18,25 +16,20 @@ from reconx_ros.cli.common import (
     writable_folder,
     write_json,
 )
+from reconx_ros.cli.replay_session import Replay, named_topics, node_defaults, play_through_nodes
 from reconx_ros.cli.ros_run import (
     closing_rows,
     draw_recording,
-    empty_server_folder,
     map_rows,
-    node_parameters,
     save_recording,
     summarise,
-    watch_job,
 )
-from reconx_ros.core import InvalidInputError
 from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics
 from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
-    from reconx_ros.io.bag_frames import BagFrames, BagTopics
+    from reconx_ros.io.bag_frames import BagFrames
     from reconx_ros.io.bags import BagReader
-
-_DISCOVERY_TIMEOUT_S = 60.0
 
 
 def add_parser(commands: Any) -> None:
@@ -70,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     from reconx_ros.io.bags import open_bag
 
     with open_bag(arguments.bag) as reader:
-        frames = BagFrames(reader, topics=_named_topics(reader, arguments))
-        config = load_config(arguments, _defaults(reader, frames, arguments))
+        frames = BagFrames(reader, topics=named_topics(reader, arguments.image, arguments.camera_info))
+        config = load_config(arguments, node_defaults(reader, frames, arguments.out, use_depth=arguments.use_depth))
         out = writable_folder(arguments.out)
         started = time.perf_counter()
         if arguments.no_ros:
@@ -91,130 +84,21 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _named_topics(reader: BagReader, arguments: argparse.Namespace) -> BagTopics | None:
-    """The topics given on the command line; None leaves the choice to BagFrames."""
-    from reconx_ros.io.bag_frames import BagTopics
-
-    if (arguments.image is None) != (arguments.camera_info is None):
-        raise InvalidInputError("--image and --camera-info name one camera, expected both or none")
-    if arguments.image is None:
-        return None
-    for name in (arguments.image, arguments.camera_info):
-        if name not in reader.topics:
-            raise InvalidInputError(f"bag {reader.path} has no topic {name}, it has {', '.join(sorted(reader.topics))}")
-    return BagTopics(image=arguments.image, camera_info=arguments.camera_info)
-
-
-def _is_compressed(reader: BagReader, topic: str) -> bool:
-    return reader.topics[topic].type.endswith("/CompressedImage")
-
-
-def _depth_transport(reader: BagReader, topics: BagTopics) -> str:
-    return "compressedDepth" if topics.depth is not None and _is_compressed(reader, topics.depth) else "raw"
-
-
-def _defaults(reader: BagReader, frames: BagFrames, arguments: argparse.Namespace) -> dict[str, Any]:
-    known = frames.transforms.frames()
-    return {
-        "ros.image_transport": "compressed" if _is_compressed(reader, frames.topics.image) else "raw",
-        "ros.use_depth": arguments.use_depth,
-        "ros.depth_transport": _depth_transport(reader, frames.topics),
-        "pointmap.use_depth": arguments.use_depth,
-        "ros.map_frame": next((n for n in ("map", "odom", "world") if n in known), "map"),
-        "ros.output_dir": str((arguments.out / "server").resolve()),
-    }
-
-
 def replay_live(
     reader: BagReader, frames: BagFrames, config: ReconxConfig, out: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Play the bag in front of the nodes until it ends and the map is finished."""
-    from reconx_ros.ros.environment import require_ros
-
-    require_ros()
-    from reconx_ros.ros.bag_player import BagPlayer
-    from reconx_ros.ros.mission import finish_map, wait_idle
-    from reconx_ros.ros.recorder import Recorder, job_reports
-    from reconx_ros.ros.session import RosSession
-
-    topics = played_topics(reader, frames.topics, use_depth=arguments.use_depth)
-    server_folder = empty_server_folder(config, out)
-    progress = Progress(quiet=arguments.quiet)
-    with RosSession(out / "logs") as session:
-        recorder = Recorder(session.context)
-        player = BagPlayer(session.context, topics, rate=arguments.rate)
-        session.add_node(recorder)
-        session.add_node(player)
-        parameters = node_parameters(config, use_sim_time=True)
-        session.start("reconx_ros.ros.reconstruction_server", parameters)
-        session.start("reconx_ros.ros.reconx_node", parameters, remaps(reader, frames.topics))
-        heard = [frames.topics.image, frames.topics.camera_info]
-        session.wait(
-            lambda: player.heard(heard), f"reconx_node to subscribe to {heard[0]}", timeout_s=_DISCOVERY_TIMEOUT_S
-        )
-        failure: list[BaseException] = []
-        thread = threading.Thread(target=_play, args=(player, reader, set(topics), failure), name="player", daemon=True)
-        thread.start()
-        try:
-            length = max(reader_span_s(reader), 1.0) / arguments.rate
-            began = time.monotonic()
-            session.wait(
-                lambda: not thread.is_alive(), "the bag to end", timeout_s=20 * length + 60,
-                on_wait=lambda: progress("replay", (time.monotonic() - began) / length, f"{player.played} messages"),
-            )  # fmt: skip
-        finally:
-            player.stop()
-            thread.join(timeout=10)
-        recorder.recording.source_done = True
-        if failure:
-            raise failure[0]
-        wait_idle(session, recorder, lambda: watch_job(recorder, progress))
-        finished = finish_map(session, recorder, server_folder, lambda: watch_job(recorder, progress))
-        progress.close()
-        recording = recorder.recording
-        summary = summarise(recording, job_reports(server_folder))
-    summary["triggers_at_end"] = finished
-    save_recording(recording, server_folder, out)
+    replay = Replay(rate=arguments.rate, use_depth=arguments.use_depth, quiet=arguments.quiet)
+    played = play_through_nodes(reader, frames, config, out, replay)
+    recording = played.recording
+    summary = summarise(recording, played.reports) | {"triggers_at_end": played.triggers}
+    save_recording(recording, played.server_folder, out)
     keyframes = {i: (k.stamp_ns, k.pose) for i, k in recording.keyframes.items()}
     assert recording.cloud is not None
     errors = cloud_depth_errors(recording.cloud, keyframes, frames)
     summary["depth"] = depth_statistics(errors) if len(errors) else None
     draw_recording(recording, out, title=arguments.bag.name, report=summary)
     return summary
-
-
-def _play(player: Any, reader: BagReader, topics: set[str], failure: list[BaseException]) -> None:
-    try:
-        player.play(reader.messages(topics))
-    except BaseException as err:
-        failure.append(err)
-
-
-def reader_span_s(reader: BagReader) -> float:
-    """Seconds between the first and the last message."""
-    first = last = None
-    for message in reader.messages():
-        first = message.stamp_ns if first is None else first
-        last = message.stamp_ns
-    return 0.0 if first is None or last is None else (last - first) / 1e9
-
-
-def played_topics(reader: BagReader, topics: BagTopics, *, use_depth: bool) -> dict[str, str]:
-    """Topics to play and their types: the camera, transforms, and depth only when it is used."""
-    wanted = {topics.image, topics.camera_info, "/tf", "/tf_static"} | ({topics.depth} if use_depth else set())
-    played = {name: topic.type for name, topic in reader.topics.items() if name in wanted}
-    if "/tf" not in played and "/tf_static" not in played:
-        raise InvalidInputError(f"bag {reader.path} has neither /tf nor /tf_static, so its images have no poses")
-    return played
-
-
-def remaps(reader: BagReader, topics: BagTopics) -> dict[str, str]:
-    """Remappings of reconx_node's inputs to the bag's topics."""
-    image = "image/compressed" if _is_compressed(reader, topics.image) else "image"
-    names = {image: topics.image, "camera_info": topics.camera_info}
-    if topics.depth is not None:
-        names["depth/compressedDepth" if _is_compressed(reader, topics.depth) else "depth"] = topics.depth
-    return names
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:

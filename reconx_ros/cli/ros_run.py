@@ -11,7 +11,7 @@ import numpy as np
 from reconx_ros.cli.common import headlines
 from reconx_ros.core import PointCloud, ReconstructionError
 from reconx_ros.core.settings import to_mapping
-from reconx_ros.io.images import decode_image, write_depth, write_image
+from reconx_ros.io.images import decode_image, read_image, write_depth, write_image
 from reconx_ros.io.ply import write_point_cloud_ply
 from reconx_ros.pipeline.config import ReconxConfig
 
@@ -53,6 +53,7 @@ def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, 
         "keyframes": len(recording.keyframes),
         "coverage_before": recording.reconstructing_from,
         "coverage_after": float(recording.status.coverage),
+        "coverage_history": coverage_history(recording),
         "points": len(recording.cloud) if recording.cloud is not None else 0,
         "novel_views": len(newest_views(recording)),
         "novel_views_published": len(views),
@@ -64,8 +65,16 @@ def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, 
     }
 
 
+def coverage_history(recording: Recording) -> list[tuple[float, float]]:
+    """(seconds since the first image, mean coverage in [0, 1]) in order of the stamps, where it is known."""
+    known = sorted((stamp, share) for stamp, share in recording.coverage if np.isfinite(share))
+    return [((stamp - known[0][0]) / 1e9, share) for stamp, share in known]
+
+
 def save_recording(recording: Recording, server_folder: Path, out: Path) -> list[NovelView]:
     """Write what was heard (points.ply, novel_views/) and the newest scene of the server (scene.ply, cameras.json).
+
+    The confidence of novel views, which no topic carries, comes from the server's folder as well.
 
     Returns:
         The complete novel views of the newest result, in order.
@@ -89,6 +98,9 @@ def save_recording(recording: Recording, server_folder: Path, out: Path) -> list
         write_image(out / "novel_views" / f"{index:04d}.png", view.rgb_u8)
         if view.depth_m is not None:
             write_depth(out / "novel_views" / f"{index:04d}_depth.png", view.depth_m)
+        confidence = newest / "novel_views" / f"{index:04d}_confidence.png"
+        if confidence.is_file():
+            shutil.copyfile(confidence, out / "novel_views" / confidence.name)
     return views
 
 
@@ -107,6 +119,7 @@ def draw_recording(recording: Recording, out: Path, *, title: str, report: dict[
         input_captions=[f"keyframe {i}" for i in keyframes],
         novel=[v.rgb_u8 for v in views if v.rgb_u8 is not None],
         depths=depths,
+        confidences=_saved_confidences(out, len(views)),
         provenances=[v.provenance for v in views if v.provenance is not None],
         cloud=recording.cloud if recording.cloud is not None else PointCloud.empty(),
         input_poses=[k.pose for k in keyframes.values() if k.pose is not None],
@@ -114,6 +127,14 @@ def draw_recording(recording: Recording, out: Path, *, title: str, report: dict[
         metric_scale=bool(recording.status.metric_scale),
     )
     write_pages(out, data, report)
+
+
+def _saved_confidences(out: Path, count: int) -> list[np.ndarray]:
+    """Confidence [H, W] in [0, 1] of the novel views that ``save_recording`` wrote; empty unless all have one."""
+    files = [out / "novel_views" / f"{index:04d}_confidence.png" for index in range(count)]
+    if not all(f.is_file() for f in files):
+        return []
+    return [read_image(f)[..., 0].astype(np.float32) / 255 for f in files]
 
 
 def newest_views(recording: Recording) -> list[NovelView]:

@@ -1,103 +1,110 @@
-"""The terms of stage 3, each left out in turn, scored on held-out views (the paper's ablation, on one scene)."""
+"""Rows of the evaluation's table: the method, the paper's ablation (its Table 3), and switches that are off by default.
+
+Some rows need an ingredient that may be missing here (weights of a video model, of LPIPS): they are in the table all
+the same and say why they have no figures.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from reconx_ros.core import SE3, Job, Keyframe
 from reconx_ros.core.settings import updated
-from reconx_ros.evaluation.heldout import HeldOutTask, score_pictures
+from reconx_ros.evaluation.layout import OURS, SPARSE
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
 
-FULL, NEAREST = "full", "nearest input"
-_TERMS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("no confidence", {"use_confidence": False}),
-    ("no SSIM", {"weight_ssim": 0.0}),
-    ("no LPIPS", {"weight_lpips": 0.0}),
-    ("no pointmap initialisation", {"use_pointmap_init": False}),
-    ("no frames between", {"generated_weight": 0.0}),
+_NO_VIDEO = "no weights of a video model (diffusion.weights), so that nothing is generated"
+_NO_LPIPS = "no LPIPS weights (splatting.lpips_trunk, splatting.lpips_heads), every row is without it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One way to make a map.
+
+    Attributes:
+        key: names its pictures.
+        title: for people.
+        kind: "method", "baseline" or "ablation".
+        config: what it runs with.
+        start: "pointmaps" (stage 1's), or "points" (sparse ones, plain 3DGS).
+        regenerate: whether stage 2 differs from that of the method.
+        unavailable: why it cannot run here; empty where it can.
+    """
+
+    key: str
+    title: str
+    kind: str
+    config: ReconxConfig
+    start: str = "pointmaps"
+    regenerate: bool = False
+    unavailable: str = ""
+
+
+@dataclass(frozen=True)
+class _Change:
+    key: str
+    title: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TERMS = (
+    _Change("no_pointmap_init", "no pointmap initialisation", {"splatting.use_pointmap_init": False}),
+    _Change("no_confidence", "no confidence", {"splatting.use_confidence": False}),
+    _Change("no_ssim", "no SSIM", {"splatting.weight_ssim": 0.0}),
+    _Change("no_frames_between", "no frames between", {"splatting.generated_weight": 0.0}),
 )
-_EXTRAS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("with guesses of unsure depth", {"fill_unsure": True}),
-    ("with depth term", {"weight_depth": 0.1}),
-    ("with pose refinement", {"refine_poses": True}),
-    ("with exposure refinement", {"refine_exposure": True}),
+_EXTRAS = (
+    _Change("with_fill", "with guesses of unsure depth", {"splatting.fill_unsure": True}),
+    _Change("with_depth_term", "with depth term", {"splatting.weight_depth": 0.1}),
+    _Change("with_pose_refinement", "with pose refinement", {"splatting.refine_poses": True}),
+    _Change("with_exposure_refinement", "with exposure refinement", {"splatting.refine_exposure": True}),
 )
 
 
-def variants(config: ReconxConfig, *, extras: bool = False) -> dict[str, ReconxConfig]:
-    """The configuration itself ("full") and, by name, with one term changed; terms that are off already are left out.
+def method_rows(config: ReconxConfig, *, ablation: bool = False, extras: bool = False) -> list[Row]:
+    """The method, plain 3DGS from sparse points, and what else is asked for.
+
+    Terms that are off in ``config`` anyway have no row.
 
     Args:
-        config: what "full" means.
-        extras: also what is off by default, switched on.
+        config: what the method runs with.
+        ablation: the paper's ablation table.
+        extras: what is off by default, switched on.
     """
-    rows = {FULL: config}
-    for name, change in (*_TERMS, *(_EXTRAS if extras else ())):
-        changed = updated(config, {"splatting": dict(change)})
-        lpips_absent = name == "no LPIPS" and not config.splatting.lpips_trunk
-        if changed != config and not lpips_absent:
-            rows[name] = changed
+    rows = [
+        Row(key=OURS, title="ours", kind="method", config=config),
+        Row(key=SPARSE, title="3DGS from sparse points", kind="baseline", config=config, start="points"),
+    ]
+    if ablation:
+        rows += [*_video_rows(config), _lpips_row(config), *_changed(config, _TERMS)]
+    if extras:
+        rows += _changed(config, _EXTRAS)
     return rows
 
 
-def ablate(
-    task: HeldOutTask, configs: Mapping[str, ReconxConfig], *, job: Job | None = None
-) -> dict[str, dict[str, Any]]:
-    """Scores of each configuration, and of the nearest input picture, on the held-out views of one scene.
-
-    Stages 1 and 2 are run once, with the first configuration: the others may differ in ``splatting`` only.
-
-    Args:
-        task: inputs and held-out views.
-        configs: by name.
-        job: progress and cancellation.
-
-    Returns:
-        Per name what ``score_pictures`` says, and "seconds" of stage 3, "gaussians" and "terms".
-
-    Raises:
-        ReconstructionError and others: as ``Reconstructor.run``.
-    """
-    job = job or Job(stage="evaluate")
-    first = Reconstructor(next(iter(configs.values())))
-    views = first.align(task.keyframes, metric_poses=task.metric_scale, job=job.for_stage("pointmap"))
-    sequence = first.generate(views, job=job.for_stage("diffusion"))
-    rows: dict[str, dict[str, Any]] = {NEAREST: score_pictures(nearest_pictures(task), task)}
-    for name, config in configs.items():
-        started = time.perf_counter()
-        fitted = Reconstructor(config).fit(views, sequence, job=job.for_stage(f"splatting, {name}"))
-        seconds = time.perf_counter() - started
-        renderer = SceneRenderer(fitted.scene, config)
-        pictures = [renderer.render(camera, pose).rgb_u8 for camera, pose in task.cameras]
-        rows[name] = score_pictures(pictures, task)
-        rows[name] |= {"seconds": seconds, "gaussians": len(fitted.scene), "terms": fitted.terms}
-    return rows
+def _changed(config: ReconxConfig, changes: tuple[_Change, ...]) -> list[Row]:
+    rows = [Row(key=c.key, title=c.title, kind="ablation", config=updated(config, dict(c.values))) for c in changes]
+    return [row for row in rows if row.config != config]
 
 
-def nearest_pictures(task: HeldOutTask) -> list[np.ndarray]:
-    """For every held-out view the input picture taken from nearest by, in its size: the least a method must beat.
+def _video_rows(config: ReconxConfig) -> list[Row]:
+    """Plain 3DGS with made-up frames (no geometry in either), and everything but the 3-D condition."""
+    missing = "" if config.diffusion.weights else _NO_VIDEO
+    blind = updated(config, {"diffusion.structure_points": 0, "diffusion.render_guidance": 0.0})
+    return [
+        Row(
+            key="video", title="3DGS from sparse points + video", kind="ablation", config=blind, start="points",
+            regenerate=True, unavailable=missing,
+        ),
+        Row(
+            key="no_3d_condition", title="no 3D condition", kind="ablation", config=blind, regenerate=True,
+            unavailable=missing,
+        ),
+    ]  # fmt: skip
 
-    Nearest is the smallest sum of the distance, in mean distances between inputs, and of the angle in radians.
-    """
-    import cv2
 
-    posed = [(k, k.frame.world_from_cam) for k in task.keyframes if k.frame.world_from_cam is not None]
-    unit = float(np.mean([a.distance_to(b) for _, a in posed for _, b in posed if a is not b] or [1.0])) or 1.0
-
-    def away(entry: tuple[Keyframe, SE3], pose: SE3) -> float:
-        return entry[1].distance_to(pose) / unit + entry[1].angle_to(pose)
-
-    chosen = [(camera, min(posed, key=lambda entry: away(entry, pose))[0]) for camera, pose in task.cameras]
-    return [cv2.resize(k.frame.rgb_u8, camera.size, interpolation=cv2.INTER_AREA) for camera, k in chosen]
-
-
-def mean_rows(scenes: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """PSNR and SSIM of each name, on the mean over scenes that all have it."""
-    names = [n for n in scenes[0] if all(n in rows for rows in scenes)] if scenes else []
-    return {n: {m: float(np.mean([rows[n][m] for rows in scenes])) for m in ("psnr", "ssim")} for n in names}
+def _lpips_row(config: ReconxConfig) -> Row:
+    there = bool(config.splatting.lpips_trunk) and config.splatting.weight_lpips > 0
+    off = updated(config, {"splatting.weight_lpips": 0.0})
+    return Row(key="no_lpips", title="no LPIPS", kind="ablation", config=off, unavailable="" if there else _NO_LPIPS)

@@ -60,6 +60,22 @@ def depth_statistics(errors: np.ndarray) -> dict[str, float]:
     }
 
 
+def ratio_figures(ratios: np.ndarray) -> dict[str, float]:
+    """Usual figures of depth ratios d / d* [P] (Eigen et al., NIPS 2014): empty without any pixel.
+
+    Returns:
+        pixels, abs_rel (mean |d - d*| / d*), median, within_2pct, within_5pct, bias (median of d / d* - 1), and
+        delta_1, delta_2, delta_3 (share with max(d / d*, d* / d) below 1.25, its square and its cube).
+    """
+    if not len(ratios):
+        return {}
+    statistics = depth_statistics(np.abs(ratios - 1))
+    worse = np.maximum(ratios, 1 / np.maximum(ratios, 1e-12))
+    figures = {k: statistics[k] for k in ("abs_rel", "median", "within_2pct", "within_5pct")}
+    figures |= {f"delta_{k}": float((worse < 1.25**k).mean()) for k in (1, 2, 3)}
+    return {"pixels": len(ratios), **figures, "bias": float(np.median(ratios)) - 1}
+
+
 def cloud_depth_errors(
     cloud: PointCloud, keyframes: Mapping[int, tuple[int, SE3 | None]], frames: Iterable[Frame]
 ) -> np.ndarray:

@@ -28,6 +28,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.evaluation.depth import depth_ratios, depth_statistics
 from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors, pose_auc
+from reconx_ros.io.cameras_json import pose_key
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.keyframes import sharpness
@@ -36,7 +37,6 @@ from reconx_ros.pipeline.reconstructor import Reconstructor
 VIEW_COUNTS = (2, 3, 6, 9)
 POSE_KINDS = ("none", "odometry", "given")
 MIN_CONFIDENCE = 0.5
-_KEYS = {"given": "c2w", "odometry": "c2w_dataset"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,11 +113,7 @@ def geometry_task(scene: Scene, views: int, poses: str, *, use_depth: bool = Fal
     """
     if poses not in POSE_KINDS:
         raise InvalidInputError(f"poses are '{poses}', expected one of {', '.join(POSE_KINDS)}")
-    if not 2 <= views <= len(scene.names):
-        raise InvalidInputError(f"scene {scene.name} has {len(scene.names)} images, {views} views were asked for")
-    split = scene.splits.get(str(views))
-    spread = np.linspace(0, len(scene.names) - 1, views).round().astype(int)
-    names = split.inputs if split is not None else tuple(scene.names[i] for i in spread)
+    names = scene.inputs(views)
     frames = [scene.frame(name) for name in names]
     truth = [_pose(f, name, scene) for f, name in zip(frames, names, strict=True)]
     carried = list(_carried_poses(scene, names, truth, poses))
@@ -220,7 +216,7 @@ def _carried_poses(scene: Scene, names: Sequence[str], truth: Sequence[SE3], pos
         return [None] * len(names)
     if poses == "given":
         return truth
-    odometry = read_scene(scene.root, poses=_KEYS[poses], depth=False, names=names)
+    odometry = read_scene(scene.root, poses=pose_key(poses), depth=False, names=names)
     missing = [n for n, f in zip(names, odometry.frames, strict=True) if f.world_from_cam is None]
     if missing:
         raise InvalidInputError(f"image {missing[0]} of scene {scene.name} has no pose c2w_dataset, expected odometry")

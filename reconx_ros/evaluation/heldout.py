@@ -1,8 +1,8 @@
-"""The few-view protocol: reconstruct from some images of a scene, render the others, compare."""
+"""The few-view protocol: what is reconstructed, what is held back, and that nothing held back leaks into the inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera
-from reconx_ros.evaluation.images import psnr, ssim
-from reconx_ros.io.scenes import read_split
+from reconx_ros.io.cameras_json import pose_key
+from reconx_ros.io.scenes import Scene, SceneSplit, read_scene
 from reconx_ros.pipeline.keyframes import sharpness
 
-POSE_KEYS = {"given": "c2w", "odometry": "c2w_dataset"}
+# Mean difference in grey levels below which two thumbnails show one picture. On photos a JPEG of quality 50 makes 0.9,
+# a shift by one of 640 pixels 1.5 to 1.9, the next frame of a slow video 10.
+SAME_PICTURE_LEVELS = 1.2
+_THUMBNAIL_PX = 48
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,80 +27,139 @@ class HeldOutTask:
     Attributes:
         scene: name of the scene.
         protocol: the protocol in words, to be quoted with every figure.
-        keyframes: the inputs; no sensor depth.
-        tests: held-out frames with poses in the same world, never among the inputs.
+        keyframes: the inputs; no sensor depth. Their ids are places in the lists below.
+        truth: true poses of the inputs, world_from_cam.
+        depths: sensor depth [H, W] in metres of the inputs; None where there is none.
+        tests: held-out frames with poses in the world of ``truth``, never among the inputs; read on demand.
         test_names: their names.
+        input_names: names of the inputs.
         metric_scale: whether the world's unit is the metre.
+        poses: what the inputs carry: "given", "odometry" or "none".
     """
 
     scene: str
     protocol: str
     keyframes: tuple[Keyframe, ...]
-    tests: tuple[Frame, ...]
+    truth: tuple[SE3, ...]
+    depths: tuple[np.ndarray | None, ...]
+    tests: Sequence[Frame]
     test_names: tuple[str, ...]
+    input_names: tuple[str, ...]
     metric_scale: bool
+    poses: str = "given"
 
     @property
-    def cameras(self) -> list[tuple[PinholeCamera, SE3]]:
+    def cameras(self) -> Iterator[tuple[PinholeCamera, SE3]]:
         """Camera and pose of every held-out frame."""
-        return [(f.camera, f.world_from_cam) for f in self.tests if f.world_from_cam is not None]
+        return ((f.camera, posed(f)) for f in self.tests)
 
 
-def heldout_task(folder: Path | str, views: int, *, poses: str = "given", max_size: int = 320) -> HeldOutTask:
-    """The suggested split of a scene folder for this number of inputs.
+def posed(frame: Frame) -> SE3:
+    """The pose of a frame that was checked to have one."""
+    assert frame.world_from_cam is not None
+    return frame.world_from_cam
+
+
+def heldout_task(
+    folder: Path | str, views: int, *, poses: str = "given", max_size: int = 320, **reading: Any
+) -> HeldOutTask:
+    """The split of a scene for this number of inputs, suggested with the scene or defined by its data set.
 
     Args:
-        folder: scene folder with ``suggested_splits``.
+        folder: a scene with splits.
         views: number of inputs.
-        poses: "given" (c2w) or "odometry" (c2w_dataset) for the inputs; tests always have "given" ones.
+        poses: "given" (c2w), "odometry" (c2w_dataset) or "none" for the inputs; tests always have "given" ones.
         max_size: longer side of inputs and tests in pixels; larger images are area-averaged.
+        reading: further options of ``read_scene``: which layout, which video, which index file.
 
     Raises:
-        InvalidInputError: when the scene has no such split, a held-out frame has no pose, or is also an input.
+        InvalidInputError: when the scene has no such split, no test view or fewer than two inputs, a frame lacks a pose
+            that the protocol needs, or a held-out picture is also an input: the same file, or the same picture under
+            another name.
         StorageError: when a file cannot be read.
     """
-    if poses not in POSE_KEYS:
-        raise InvalidInputError(f"poses are '{poses}', expected one of {', '.join(POSE_KEYS)}")
-    inputs, tests = read_split(folder, str(views), poses="c2w", depth=False, max_size=max_size)
-    if poses != "given":
-        inputs, _ = read_split(folder, str(views), poses=POSE_KEYS[poses], depth=False, max_size=max_size)
-    leaked = sorted(set(inputs.names) & set(tests.names))
-    if leaked:
-        raise InvalidInputError(f"scene {inputs.name} tests on {leaked[0]}, which is one of its inputs")
-    for name, frame in zip(tests.names, tests.frames, strict=True):
-        if frame.world_from_cam is None:
-            raise InvalidInputError(f"held-out image {name} of scene {inputs.name} has no pose, expected one")
+    key = pose_key(poses)
+    scene = read_scene(folder, poses="c2w", max_size=max_size, **reading)
+    split = _split(scene, views)
+    inputs, tests = scene.select(split.inputs), scene.select(split.test)
+    carried = _carried(inputs, poses, key, reading)
+    _check_tests(inputs, tests)
     return HeldOutTask(
-        scene=inputs.name,
-        protocol=f"{views} input views, poses {poses}, suggested split, longer side {max_size} px",
-        keyframes=tuple(_keyframe(i, frame) for i, frame in enumerate(inputs.frames)),
+        scene=scene.name,
+        protocol=f"{views} input views, poses {poses}, {split.protocol}, longer side {max_size} px",
+        keyframes=tuple(_keyframe(i, f, p) for i, (f, p) in enumerate(zip(inputs.frames, carried, strict=True))),
+        truth=tuple(posed(f) for f in inputs.frames),
+        depths=tuple(f.depth_m for f in inputs.frames),
         tests=tests.frames,
         test_names=tests.names,
-        metric_scale=inputs.metric_scale,
+        input_names=inputs.names,
+        metric_scale=scene.metric_scale,
+        poses=poses,
     )
 
 
-def _keyframe(index: int, frame: Frame) -> Keyframe:
-    frame = replace(frame, depth_m=None)
+def _split(scene: Scene, views: int) -> SceneSplit:
+    split = scene.splits.get(str(views))
+    if split is None:
+        known = ", ".join(scene.splits) or "none: it cannot be evaluated"
+        raise InvalidInputError(f"scene {scene.name} has no split '{views}', expected one of {known}")
+    if not split.test:
+        raise InvalidInputError(f"split '{views}' of scene {scene.name} has no test view, expected at least one")
+    if len(split.inputs) < 2:
+        raise InvalidInputError(
+            f"split '{views}' of scene {scene.name} has {len(split.inputs)} input, expected 2 or more"
+        )
+    leaked = sorted({_place(scene.root, n) for n in split.inputs} & {_place(scene.root, n) for n in split.test})
+    if leaked:
+        raise InvalidInputError(f"scene {scene.name} tests on {leaked[0]}, which is one of its inputs")
+    return split
+
+
+def _place(root: Path, name: str) -> str:
+    """One name for one file, however it is written or linked."""
+    path = (root / name).resolve()
+    return str(path.relative_to(root.resolve())) if path.is_relative_to(root.resolve()) else str(path)
+
+
+def _carried(inputs: Scene, poses: str, key: str | None, reading: dict[str, Any]) -> list[SE3 | None]:
+    """The poses that the inputs carry into the method."""
+    if poses == "given":
+        return [f.world_from_cam for f in inputs.frames]
+    if key is None:
+        return [None] * len(inputs.frames)
+    odometry = read_scene(inputs.root, poses=key, depth=False, names=inputs.names, max_size=32, **reading)
+    carried = [f.world_from_cam for f in odometry.frames]
+    for name, pose in zip(inputs.names, carried, strict=True):
+        if pose is None:
+            raise InvalidInputError(f"input image {name} of scene {inputs.name} has no pose c2w_dataset (odometry)")
+    return carried
+
+
+def _check_tests(inputs: Scene, tests: Scene) -> None:
+    """Every picture has a true pose, and no held-out one is an input under another name."""
+    given = [thumbnail(f.rgb_u8) for f in inputs.frames]
+    for kind, scene in (("input", inputs), ("held-out", tests)):
+        for name, frame in zip(scene.names, scene.frames, strict=True):
+            if frame.world_from_cam is None:
+                raise InvalidInputError(f"{kind} image {name} of scene {scene.name} has no pose, expected one")
+    for name, frame in zip(tests.names, tests.frames, strict=True):
+        small = thumbnail(frame.rgb_u8)
+        for other, seen in zip(inputs.names, given, strict=True):
+            if float(np.abs(small - seen).mean()) < SAME_PICTURE_LEVELS:
+                raise InvalidInputError(
+                    f"scene {inputs.name} tests on {name}, which shows the same picture as its input {other}"
+                )
+
+
+def thumbnail(rgb_u8: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3] area-averaged to 48x48, float: what re-encoding or resizing leaves alone."""
+    import cv2
+
+    size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
+    out: np.ndarray = cv2.resize(rgb_u8.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return out
+
+
+def _keyframe(index: int, frame: Frame, pose: SE3 | None) -> Keyframe:
+    frame = replace(frame, depth_m=None, world_from_cam=pose)
     return Keyframe(id=index, frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
-
-
-def score_pictures(pictures_u8: Sequence[np.ndarray], task: HeldOutTask) -> dict[str, Any]:
-    """PSNR and SSIM of pictures [H, W, 3] uint8 against the held-out frames, each and on the mean over images.
-
-    Every pixel counts, also those that no input saw.
-
-    Raises:
-        InvalidInputError: when the number of pictures or a size differs from the held-out frames.
-    """
-    if len(pictures_u8) != len(task.tests):
-        raise InvalidInputError(f"got {len(pictures_u8)} pictures for {len(task.tests)} held-out frames")
-    rows = []
-    for name, picture, frame in zip(task.test_names, pictures_u8, task.tests, strict=True):
-        truth = frame.rgb_u8
-        rows.append({"image": name, "psnr": psnr(picture, truth), "ssim": ssim(picture / 255.0, truth / 255.0)})
-    return {
-        "psnr": float(np.mean([r["psnr"] for r in rows])),
-        "ssim": float(np.mean([r["ssim"] for r in rows])),
-        "images": rows,
-    }

@@ -210,6 +210,43 @@ def spatialcrafter_errors(estimate: Sequence[SE3], truth: Sequence[SE3]) -> tupl
     return float(rotation), float(np.linalg.norm(moves[0] - moves[1], axis=-1).sum())
 
 
+def pose_figures(estimate: Sequence[SE3 | None], truth: Sequence[SE3]) -> dict[str, float]:
+    """All errors of a list of cameras as plain figures; missing cameras lower "registered" and the areas.
+
+    Returns:
+        registered (share). With at least two registered cameras at different places: ate (after a similarity), scale
+        (of the reference over the estimate), rpe_translation (root mean square over neighbours in the list, after the
+        similarity) and rpe_rotation_deg, rotation_deg and direction_deg (median and max over pairs of registered
+        cameras), auc_5, auc_10, auc_20 and auc_30_binned over all pairs, r_err and t_err of SpatialCrafter over the
+        registered cameras. Lengths are in the reference's unit.
+
+    Raises:
+        InvalidInputError: for lists of other lengths.
+    """
+    found, true = _registered(estimate, truth)
+    figures = {"registered": len(found) / max(len(truth), 1)}
+    try:
+        absolute = absolute_errors(found, true)
+        figures.update(ate=absolute.ate, scale=absolute.truth_from_estimate.scale)
+    except InvalidInputError:
+        return figures
+    moves, turns = relative_pose_errors(found, true, with_scale=True)
+    pairs, joined = pair_errors(estimate, truth), pair_errors(found, true)
+    ways = joined.direction_deg[np.isfinite(joined.direction_deg)]
+    figures.update(
+        rpe_translation=float(np.sqrt(np.mean(moves**2))),
+        rpe_rotation_deg=float(np.sqrt(np.mean(turns**2))),
+        rotation_deg_median=float(np.median(joined.rotation_deg)),
+        rotation_deg_max=float(joined.rotation_deg.max()),
+        direction_deg_median=float(np.median(ways)) if len(ways) else float("nan"),
+        direction_deg_max=float(ways.max()) if len(ways) else float("nan"),
+    )
+    figures.update({f"auc_{t:g}": area for t, area in pose_auc(pairs.worst_deg).items()})
+    figures["auc_30_binned"] = binned_auc(pairs.worst_deg, 30)
+    figures["r_err"], figures["t_err"] = spatialcrafter_errors(found, true)
+    return figures
+
+
 def _registered(estimate: Sequence[SE3 | None], truth: Sequence[SE3]) -> tuple[list[SE3], list[SE3]]:
     if len(estimate) != len(truth):
         raise InvalidInputError(f"{len(estimate)} estimated poses for {len(truth)} true ones, expected as many")

@@ -10,7 +10,8 @@ are those of tf2's ``BufferCore`` and ``TimeCache`` (geometry2, ROS 2 Jazzy):
 - history is bounded per frame relative to its newest sample, and samples older than that are not taken;
 - "latest" means the newest stamp at which all moving edges between the two frames are known.
 
-One difference: of two samples with one stamp, the one given last always counts.
+Two differences: of two samples with one stamp, the one given last always counts; and where ``max_gap_ns`` is given, a
+frame that moved between two samples farther apart than that has no transform between them, instead of a guess.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from reconx_ros.core import SE3, InvalidInputError, ReconxError
 
 _MAX_DEPTH = 1000
 DEFAULT_HISTORY_NS = 10_000_000_000
+_STILL = (
+    0.05  # a frame that moved less than this (metres) and turned less than the next (radians) across a gap stood still
+)
+_STILL_RAD = 0.035
 
 
 class TransformError(ReconxError):
@@ -61,11 +66,16 @@ class PastExtrapolationError(ExtrapolationError):
     """The stamp is older than all samples: waiting cannot help."""
 
 
+class GapError(TransformError):
+    """The stamp lies in a long gap between two samples, across which the frame moved: waiting cannot help."""
+
+
 @dataclass
 class _Edge:
     """The samples of one frame relative to its parent, by rising stamp; a static one has a single sample."""
 
     is_static: bool
+    max_gap_ns: int | None = None
     stamps_ns: list[int] = field(default_factory=list)
     samples: list[tuple[str, SE3]] = field(default_factory=list)  # (parent, parent_from_child)
 
@@ -102,8 +112,21 @@ class _Edge:
         (parent, before), (parent_after, after) = self.samples[k - 1], self.samples[k]
         if parent != parent_after:
             return parent, before
+        self._check_gap(child, parent, stamp_ns, k)
         fraction = (stamp_ns - self.stamps_ns[k - 1]) / (self.stamps_ns[k] - self.stamps_ns[k - 1])
         return parent, before.interpolate(after, fraction)
+
+    def _check_gap(self, child: str, parent: str, stamp_ns: int, k: int) -> None:
+        """Refuse to interpolate between the samples k - 1 and k when they are far apart in time and space."""
+        (start_ns, end_ns), (_, before), (_, after) = self.stamps_ns[k - 1 : k + 1], *self.samples[k - 1 : k + 1]
+        if self.max_gap_ns is None or end_ns - start_ns <= self.max_gap_ns:
+            return
+        if before.distance_to(after) > _STILL or before.angle_to(after) > _STILL_RAD:
+            raise GapError(
+                f"transform from '{child}' to '{parent}' at {stamp_ns / 1e9:.3f} s lies in a gap of "
+                f"{(end_ns - start_ns) / 1e9:.3f} s between two samples ({start_ns / 1e9:.3f} s and "
+                f"{end_ns / 1e9:.3f} s), expected at most {self.max_gap_ns / 1e9:.3f} s"
+            )
 
 
 class TransformBuffer:
@@ -111,12 +134,17 @@ class TransformBuffer:
 
     Args:
         history_ns: how far behind the newest sample of a frame its samples are kept, nanoseconds.
+        max_gap_ns: longest time between two samples that is interpolated when the frame moved; None is without bound,
+            as tf2 does it.
     """
 
-    def __init__(self, history_ns: int = DEFAULT_HISTORY_NS) -> None:
+    def __init__(self, history_ns: int = DEFAULT_HISTORY_NS, max_gap_ns: int | None = None) -> None:
         if history_ns <= 0:
             raise InvalidInputError(f"transform history is {history_ns} ns, expected a positive duration")
+        if max_gap_ns is not None and max_gap_ns <= 0:
+            raise InvalidInputError(f"longest transform gap is {max_gap_ns} ns, expected a positive duration or None")
         self._history_ns = history_ns
+        self._max_gap_ns = max_gap_ns
         self._lock = threading.RLock()
         self._edges: dict[str, _Edge] = {}
         self._roots: dict[str, None] = {}  # frames named as a parent; a dict keeps their order
@@ -146,7 +174,7 @@ class TransformBuffer:
         with self._lock:
             edge = self._edges.get(child)
             if edge is None or edge.is_static != static:
-                edge = self._edges[child] = _Edge(is_static=static)
+                edge = self._edges[child] = _Edge(is_static=static, max_gap_ns=self._max_gap_ns)
             self._roots.setdefault(parent)
             return edge.insert(int(stamp_ns), parent, parent_from_child, self._history_ns)
 
@@ -164,6 +192,8 @@ class TransformBuffer:
             UnknownFrameError: a frame was never mentioned.
             NotConnectedError: both are known but share no ancestor.
             FutureExtrapolationError, PastExtrapolationError: the stamp lies outside an edge's samples.
+            GapError: the stamp lies in a gap of more than ``max_gap_ns`` between an edge's samples.
+            GapError: the stamp lies in a long gap between an edge's samples.
         """
         target, source = target.lstrip("/"), source.lstrip("/")
         with self._lock:
@@ -230,16 +260,14 @@ class TransformBuffer:
             raise source_stop or target_stop or self._not_connected(target, source)
         return from_target[common].inverse() @ from_source[common]
 
-    def _chain(
-        self, frame: str, stamp_ns: int, meet: Iterable[str]
-    ) -> tuple[dict[str, SE3], ExtrapolationError | None]:
+    def _chain(self, frame: str, stamp_ns: int, meet: Iterable[str]) -> tuple[dict[str, SE3], TransformError | None]:
         """ancestor_from_frame of the frame and its ancestors, up to a root, a frame of ``meet``, or a missing stamp."""
         start, here = frame, SE3.identity()
         chain = {frame: here}
         while frame in self._edges and frame not in meet:
             try:
                 frame, parent_from_child = self._edges[frame].at(frame, stamp_ns)
-            except ExtrapolationError as err:
+            except (ExtrapolationError, GapError) as err:
                 return chain, err
             _require_tree(start, frame, chain)
             here = parent_from_child @ here

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from reconx_ros.core import InvalidInputError, PointCloud
+
+_LEAST_GROWTH = 1.05
 
 
 def thin_indices(points: np.ndarray, confidence: np.ndarray, voxel_size: float) -> np.ndarray:
@@ -38,3 +42,26 @@ def thin_indices(points: np.ndarray, confidence: np.ndarray, voxel_size: float) 
 def thin_cloud(cloud: PointCloud, voxel_size: float) -> PointCloud:
     """Keep the most confident point of every voxel, in the cloud's order; see ``thin_indices``."""
     return cloud.select(thin_indices(cloud.points, cloud.confidence, voxel_size))
+
+
+def thin_to(cloud: PointCloud, voxel_size: float, max_points: int) -> tuple[PointCloud, float]:
+    """``thin_cloud`` with voxels that grow until no more than a number of points are left.
+
+    Args:
+        cloud: P points.
+        voxel_size: least edge length, in the unit of the points.
+        max_points: at least 1.
+
+    Returns:
+        The points left and the edge length that was needed.
+
+    Raises:
+        InvalidInputError: as ``thin_indices``, or when max_points is less than 1.
+    """
+    if max_points < 1:
+        raise InvalidInputError(f"max_points is {max_points}, expected at least 1")
+    thinned = thin_cloud(cloud, voxel_size)
+    while len(thinned) > max_points:  # the points of a surface fall with the square of the edge
+        voxel_size *= max(math.sqrt(len(thinned) / max_points), _LEAST_GROWTH)
+        thinned = thin_cloud(cloud, voxel_size)
+    return thinned, voxel_size

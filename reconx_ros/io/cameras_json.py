@@ -15,26 +15,31 @@ poses are chosen does not change the camera.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, ReconxError
 from reconx_ros.io.images import read_bytes
+from reconx_ros.io.scene_views import SceneSplit
 
 _PINHOLE_MODELS = frozenset({"pinhole", "simple_pinhole", "opencv_pinhole", "perspective"})
 POSE_KEYS = ("c2w", "c2w_dataset")
+POSE_KINDS: Mapping[str, str | None] = MappingProxyType({"given": "c2w", "odometry": "c2w_dataset", "none": None})
 
 
-@dataclass(frozen=True, kw_only=True)
-class SceneSplit:
-    """Which pictures are given and which are held back, by name."""
+def pose_key(kind: str) -> str | None:
+    """Key of the poses that a user calls "given", "odometry" or "none"; None for no poses.
 
-    inputs: tuple[str, ...]
-    test: tuple[str, ...]
+    Raises:
+        InvalidInputError: for any other word.
+    """
+    if kind not in POSE_KINDS:
+        raise InvalidInputError(f"poses are '{kind}', expected one of {', '.join(POSE_KINDS)}")
+    return POSE_KINDS[kind]
 
 
 def parse_camera(entry: dict[str, Any], shift: float, name: str) -> PinholeCamera:

@@ -16,11 +16,22 @@ import numpy as np
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, ReconxError, StorageError
 from reconx_ros.core.transforms import rotation_from_quaternion_wxyz
 from reconx_ros.io.images import read_bytes
+from reconx_ros.io.lens import Lens
 from reconx_ros.io.ply import write_atomically
 
 _FILES = ("cameras", "images", "points3D")
 _LATER_FILES = ("rigs", "frames")  # COLMAP 3.12 and later add these; older models do without
-_MODELS = {0: ("SIMPLE_PINHOLE", 3), 1: ("PINHOLE", 4)}  # by number: name and count of parameters
+_MODELS = {  # by number: name and count of parameters (colmap/src/colmap/sensor/models.h)
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+    5: ("OPENCV_FISHEYE", 8),
+    6: ("FULL_OPENCV", 12),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+}
 _IDS = {name: number for number, (name, _) in _MODELS.items()}
 _POINT_2D_BYTES = 24  # x, y, id of its 3-D point
 
@@ -33,15 +44,24 @@ class ColmapView:
         camera: intrinsics, pixel (0, 0) at the centre of the first pixel as everywhere in this package.
         world_from_cam: pose.
         name: the picture's file, relative to the folder of pictures.
+        distortion_model: of the stored picture, as in ``reconx_ros.io.lens``; "" for none.
+        distortion: coefficients of that model.
     """
 
     camera: PinholeCamera
     world_from_cam: SE3
     name: str
+    distortion_model: str = ""
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def lens(self) -> Lens:
+        """Camera and distortion."""
+        return Lens(camera=self.camera, model=self.distortion_model, coefficients=self.distortion)
 
 
 def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = True) -> None:
-    """Write a sparse model of PINHOLE cameras without points: cameras, images and an empty points3D.
+    """Write a sparse model of PINHOLE cameras without points: cameras, images and an empty points3D; no distortion.
 
     Equal cameras are written once; images are numbered from 1 in the order given. Each file appears complete or not at
     all.
@@ -52,8 +72,8 @@ def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = Tr
         binary: ``.bin`` files, else ``.txt``.
 
     Raises:
-        InvalidInputError: for names that are empty, given twice, or hold what the format cannot, or for a folder that
-            holds a model which the new one would not replace.
+        InvalidInputError: for names that are empty, given twice, or hold what the format cannot, a view with
+            distortion, or a folder that holds a model which the new one would not replace.
         StorageError: when a file cannot be written.
     """
     _check_names(views, binary)
@@ -72,6 +92,9 @@ def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = Tr
 
 def _check_names(views: Sequence[ColmapView], binary: bool) -> None:
     names = [view.name for view in views]
+    distorted = [view.name for view in views if any(view.distortion)]
+    if distorted:
+        raise InvalidInputError(f"picture '{distorted[0]}' has distortion, expected undistorted views to write")
     for name in names:
         if not name or "\0" in name or (not binary and name.split() != [name]):
             kind = "binary" if binary else "text"
@@ -151,8 +174,8 @@ def read_colmap(folder: Path) -> list[ColmapView]:
 
     Raises:
         StorageError: when a file cannot be read or ends too early.
-        InvalidInputError: when the folder holds no model, a camera is neither PINHOLE nor SIMPLE_PINHOLE, or a number
-            is missing or cannot be.
+        InvalidInputError: when the folder holds no model, a camera has an unknown model, or a number is missing or
+            cannot be.
     """
     for suffix, cameras_of, images_of in (
         (".bin", _binary_cameras, _binary_images),
@@ -168,7 +191,7 @@ def read_colmap(folder: Path) -> list[ColmapView]:
 _Image = tuple[int, Sequence[float], int, str]  # number, pose, number of its camera, name
 
 
-def _views(path: Path, cameras: dict[int, PinholeCamera], images: Iterator[_Image]) -> list[ColmapView]:
+def _views(path: Path, cameras: dict[int, Lens], images: Iterator[_Image]) -> list[ColmapView]:
     views = {}
     for number, pose, camera, name in images:
         if camera not in cameras:
@@ -180,21 +203,35 @@ def _views(path: Path, cameras: dict[int, PinholeCamera], images: Iterator[_Imag
             cam_from_world = SE3(rotation=rotation, translation=np.array(pose[4:]))
         except ReconxError as error:
             raise InvalidInputError(f"{path}, picture '{name}': {error}") from error
-        views[number] = ColmapView(camera=cameras[camera], world_from_cam=cam_from_world.inverse(), name=name)
+        lens = cameras[camera]
+        views[number] = ColmapView(
+            camera=lens.camera,
+            world_from_cam=cam_from_world.inverse(),
+            name=name,
+            distortion_model=lens.model,
+            distortion=lens.coefficients,
+        )
     return [views[number] for number in sorted(views)]
 
 
-def _camera(path: Path, model: str, size: tuple[int, int], values: Sequence[float]) -> PinholeCamera:
+def _camera(path: Path, model: str, size: tuple[int, int], values: Sequence[float]) -> Lens:
     if model not in _IDS:
-        raise InvalidInputError(f"{path} has camera model {model}, expected PINHOLE or SIMPLE_PINHOLE: undistort first")
+        raise InvalidInputError(f"{path} has camera model {model}, expected {', '.join(_IDS)}: undistort first")
     wanted = _MODELS[_IDS[model]][1]
     if len(values) != wanted:
         raise InvalidInputError(f"{path} has a {model} camera of {len(values)} parameters, expected {wanted}")
-    fx, fy, cx, cy = values if wanted == 4 else (values[0], *values)
+    one_focal = model.startswith(("SIMPLE", "RADIAL"))
+    fx, fy, cx, cy = (values[0], *values[:3]) if one_focal else values[:4]
+    coefficients = tuple(float(v) for v in values[3 if one_focal else 4 :])
+    distortion, length = ("equidistant", 4) if "FISHEYE" in model else ("plumb_bob", 5)
+    if model == "FULL_OPENCV":
+        distortion, length = "rational_polynomial", 8
+    padded = coefficients + (0.0,) * (length - len(coefficients))
     try:
-        return PinholeCamera.from_corner_origin(*size, fx, fy, cx, cy)
+        camera = PinholeCamera.from_corner_origin(*size, fx, fy, cx, cy)
     except ReconxError as error:
         raise InvalidInputError(f"{path}: {error}") from error
+    return Lens(camera=camera, model=distortion, coefficients=padded) if any(coefficients) else Lens(camera=camera)
 
 
 class _Reader:
@@ -231,7 +268,7 @@ class _Reader:
         return StorageError(f"{self._path} is truncated: it ends at byte {len(self._data)} inside a record")
 
 
-def _binary_cameras(path: Path, data: bytes) -> dict[int, PinholeCamera]:
+def _binary_cameras(path: Path, data: bytes) -> dict[int, Lens]:
     reader, cameras = _Reader(path, data), {}
     for _ in range(reader.whole("Q")):
         number, model, width, height = map(int, reader.values("IiQQ"))
@@ -249,7 +286,7 @@ def _binary_images(path: Path, data: bytes) -> Iterator[_Image]:
         yield number, pose, camera, name
 
 
-def _text_cameras(path: Path, data: bytes) -> dict[int, PinholeCamera]:
+def _text_cameras(path: Path, data: bytes) -> dict[int, Lens]:
     cameras = {}
     for line in _lines(data):
         words = line.split()

@@ -1,4 +1,4 @@
-"""The focal length that a camera noted in a JPEG file (EXIF 2.32, JEITA CP-3451); nothing else of it is read."""
+"""What a camera noted in a JPEG file (EXIF 2.32, JEITA CP-3451): focal length and orientation, nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reconx_ros.core import StorageError
 
+_ORIENTATION = 0x0112
 _EXIF_IFD, _FOCAL_MM, _FOCAL_35MM = 0x8769, 0x920A, 0xA405
 _PLANE_X, _PLANE_UNIT, _PIXELS_X = 0xA20E, 0xA210, 0xA002
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of each TIFF type
@@ -25,17 +26,34 @@ def focal_length_px(path: Path, width: int, height: int) -> float | None:
     Raises:
         StorageError: when the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as err:
-        raise StorageError(f"file {path} cannot be read: {err.strerror}") from err
-    try:
-        tags = _tags(_tiff_block(head))
-    except (struct.error, IndexError, ValueError, ZeroDivisionError):
-        return None
+    tags = _tags_of(file_head(path))
     focal = _from_equivalent(tags, width, height) or _from_plane(tags, width, height)
     return focal if focal is not None and math.isfinite(focal) and focal > 0 else None
+
+
+def is_turned(head: bytes) -> bool:
+    """Whether a JPEG's orientation exchanges width and height; ``head`` is what ``file_head`` gives."""
+    return _tags_of(head).get(_ORIENTATION, 1.0) in (5, 6, 7, 8)
+
+
+def file_head(path: Path, length: int = _HEAD) -> bytes:
+    """The first bytes of a file; by default enough for what stands before an image's pixels.
+
+    Raises:
+        StorageError: when the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except OSError as err:
+        raise StorageError(f"file {path} cannot be read: {err.strerror}") from err
+
+
+def _tags_of(head: bytes) -> dict[int, float]:
+    try:
+        return _tags(_tiff_block(head))
+    except (struct.error, IndexError, ValueError, ZeroDivisionError):
+        return {}
 
 
 def _from_equivalent(tags: dict[int, float], width: int, height: int) -> float | None:

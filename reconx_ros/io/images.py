@@ -39,14 +39,18 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
     return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", path.name)]
 
 
-def read_image(path: Path | str) -> np.ndarray:
+def read_image(path: Path | str, *, as_stored: bool = False) -> np.ndarray:
     """Image file as RGB [H, W, 3] uint8; grey becomes RGB, transparency is dropped, EXIF rotation is applied.
+
+    Args:
+        path: the file.
+        as_stored: leave out the EXIF rotation; calibrations refer to the pixels as they are stored.
 
     Raises:
         StorageError: when the file is missing or cannot be read.
         InvalidInputError: when it is not an image.
     """
-    return decode_image(read_bytes(path), f"image {path}")
+    return decode_image(read_bytes(path), f"image {path}", as_stored=as_stored)
 
 
 def write_image(path: Path | str, rgb_u8: np.ndarray, *, jpeg_quality: int = 95) -> None:
@@ -84,15 +88,16 @@ def write_depth(path: Path | str, depth_m: np.ndarray, unit_m: float = MILLIMETR
     write_bytes_atomic(path, encode_depth_png(depth_m, unit_m))
 
 
-def decode_image(data: bytes | memoryview | np.ndarray, name: str = "image") -> np.ndarray:
-    """Encoded image bytes (JPEG, PNG, ...) as RGB [H, W, 3] uint8.
+def decode_image(data: bytes | memoryview | np.ndarray, name: str = "image", *, as_stored: bool = False) -> np.ndarray:
+    """Encoded image bytes (JPEG, PNG, ...) as RGB [H, W, 3] uint8; ``as_stored`` as in ``read_image``.
 
     Raises:
         InvalidInputError: when the bytes are not an image; ``name`` says which.
     """
     import cv2
 
-    return np.ascontiguousarray(_decoded(data, cv2.IMREAD_COLOR, name)[..., ::-1])  # BGR -> RGB
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
+    return np.ascontiguousarray(_decoded(data, flags, name)[..., ::-1])  # BGR -> RGB
 
 
 def encode_jpeg(rgb_u8: np.ndarray, quality: int = 92) -> bytes:

@@ -113,29 +113,59 @@ def _undistorting(camera: PinholeCamera, model: str, coefficients: np.ndarray) -
 
 
 def _largest_view_inside(camera: PinholeCamera, model: str, coefficients: np.ndarray) -> PinholeCamera:
-    """The widest zoom of the camera, principal point kept, whose whole image border the lens saw.
+    """The widest zoom of the camera about its pivot whose whole image border the lens saw.
 
     The zoom grows step by step from a narrow view: beyond some angle a distortion polynomial folds back into the image,
     so that the first failure counts.
     """
-    rays = _border_rays(camera)  # [n, 2] at z = 1
-    widest = min(_MAX_ZOOM_OUT, _MAX_TANGENT / float(np.linalg.norm(rays, axis=-1).max()))
+    pivot = _pivot(camera)
+    centre = _undistorted(pivot, camera, model, coefficients)
+    rays = _border_rays(camera, pivot)  # [n, 2] from the pivot, at z = 1
     best = None
-    for zoom_out in np.arange(_ZOOM_STEP, widest, _ZOOM_STEP):
-        if not _inside(_distorted(zoom_out * rays, camera, model, coefficients), camera):
+    for zoom_out in np.arange(_ZOOM_STEP, _MAX_ZOOM_OUT, _ZOOM_STEP):
+        view = centre + zoom_out * rays
+        if float(np.linalg.norm(view, axis=-1).max()) > _MAX_TANGENT:
+            break
+        if not _inside(_distorted(view, camera, model, coefficients), camera):
             break
         best = float(zoom_out)
     if best is None:
         raise InvalidInputError(f"distortion {coefficients.tolist()} ({model}) leaves no pinhole view of the image")
-    return replace(camera, fx=camera.fx / best, fy=camera.fy / best)
+    fx, fy = camera.fx / best, camera.fy / best
+    cx, cy = pivot - centre * [fx, fy]
+    return replace(camera, fx=fx, fy=fy, cx=float(cx), cy=float(cy))
 
 
-def _border_rays(camera: PinholeCamera) -> np.ndarray:
+def _pivot(camera: PinholeCamera) -> np.ndarray:
+    """The pixel [2] whose ray stays: the principal point, or the image's centre where that is far from it.
+
+    The second is the case of a region of interest, a window on the sensor that may not even hold the principal point.
+    """
+    size, principal = np.array(camera.size, np.float64), np.array([camera.cx, camera.cy])
+    middle = (size - 1) / 2
+    return principal if (np.abs(principal - middle) < size / 4).all() else middle
+
+
+def _undistorted(pixel: np.ndarray, camera: PinholeCamera, model: str, coefficients: np.ndarray) -> np.ndarray:
+    """Ray [2] (x, y at z = 1) that falls into a pixel [2] of the lens."""
+    import cv2
+
+    if (pixel == [camera.cx, camera.cy]).all():
+        return np.zeros(2)
+    if model == "equidistant":
+        return cv2.fisheye.undistortPoints(pixel.reshape(1, 1, 2), camera.matrix, coefficients).reshape(2)
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
+    same = np.eye(3)
+    points = cv2.undistortPointsIter(pixel.reshape(1, 1, 2), camera.matrix, coefficients, same, same, criteria)
+    return np.asarray(points, dtype=np.float64).reshape(2)
+
+
+def _border_rays(camera: PinholeCamera, pivot: np.ndarray) -> np.ndarray:
     w, h = camera.width - 1.0, camera.height - 1.0
     x, y = np.linspace(0, w, 65), np.linspace(0, h, 65)
     sides = [(x, 0 * x), (x, 0 * x + h), (0 * y, y), (0 * y + w, y)]
     u, v = np.concatenate([np.stack(side) for side in sides], axis=-1)
-    return np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy], axis=-1)
+    return np.stack([(u - pivot[0]) / camera.fx, (v - pivot[1]) / camera.fy], axis=-1)
 
 
 def _distorted(rays: np.ndarray, camera: PinholeCamera, model: str, coefficients: np.ndarray) -> np.ndarray:

@@ -19,12 +19,14 @@ import numpy as np
 import torch
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, StorageError
+from reconx_ros.io.image_size import size_in_head
 from reconx_ros.io.images import decode_image, read_bytes
 
 INDEX_FILE = "index.json"
 _NUMBERS = 18  # of a row of cameras
 _OPEN_CHUNKS = 2  # kept in memory; a chunk is about 100 MB
 _NS_PER_US = 1000
+_HEAD_BYTES = 1 << 18  # of a picture, which hold its size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,20 +54,58 @@ class ChunkVideo:
         Raises:
             InvalidInputError: when the picture cannot be decoded, or its camera is none.
         """
-        name = f"picture {place} of video '{self.key}'"
-        rgb = decode_image(self.images[place].numpy(), name)
+        rgb = decode_image(self.images[place].numpy(), self._name(place))
+        return Frame(
+            rgb_u8=rgb,
+            camera=self._camera(place, rgb.shape[1], rgb.shape[0]),
+            world_from_cam=self.world_from_cam(place),
+            stamp_ns=self.stamp_ns(place),
+        )
+
+    def camera(self, place: int) -> PinholeCamera:
+        """Camera of one picture, of which only the size is read.
+
+        Raises:
+            InvalidInputError: as ``frame``.
+        """
+        data = self.images[place].numpy()
+        size = size_in_head(data[:_HEAD_BYTES].tobytes())
+        if size is None:
+            height, width = decode_image(data, self._name(place)).shape[:2]
+            size = width, height
+        return self._camera(place, *size)
+
+    def world_from_cam(self, place: int) -> SE3:
+        """Pose of one picture.
+
+        Raises:
+            InvalidInputError: when it is none.
+        """
+        row = self._row(place)
+        try:
+            return SE3.from_matrix(np.vstack([row[6:].reshape(3, 4), [0, 0, 0, 1]])).inverse()
+        except InvalidInputError as err:
+            raise InvalidInputError(f"camera of {self._name(place)} cannot be used: {err}") from None
+
+    def stamp_ns(self, place: int) -> int:
+        """Time of one picture in nanoseconds; 0 where the chunk has none."""
+        return 0 if self.stamps_us is None else self.stamps_us[place] * _NS_PER_US
+
+    def _camera(self, place: int, width: int, height: int) -> PinholeCamera:
+        fx, fy, cx, cy = self._row(place)[:4] * (width, height, width, height)
+        try:
+            return PinholeCamera.from_corner_origin(width, height, fx, fy, cx, cy)
+        except InvalidInputError as err:
+            raise InvalidInputError(f"camera of {self._name(place)} cannot be used: {err}") from None
+
+    def _row(self, place: int) -> np.ndarray:
         row = self.cameras[place].double().numpy()
         if not np.isfinite(row).all():
-            raise InvalidInputError(f"camera of {name} has numbers that are not finite")
-        height, width = rgb.shape[:2]
-        fx, fy, cx, cy = row[:4] * (width, height, width, height)
-        try:
-            cam_from_world = SE3.from_matrix(np.vstack([row[6:].reshape(3, 4), [0, 0, 0, 1]]))
-            camera = PinholeCamera.from_corner_origin(width, height, fx, fy, cx, cy)
-        except InvalidInputError as err:
-            raise InvalidInputError(f"camera of {name} cannot be used: {err}") from None
-        stamp_ns = 0 if self.stamps_us is None else self.stamps_us[place] * _NS_PER_US
-        return Frame(rgb_u8=rgb, camera=camera, world_from_cam=cam_from_world.inverse(), stamp_ns=stamp_ns)
+            raise InvalidInputError(f"camera of {self._name(place)} has numbers that are not finite")
+        return row
+
+    def _name(self, place: int) -> str:
+        return f"picture {place} of video '{self.key}'"
 
 
 class ChunkDataset:

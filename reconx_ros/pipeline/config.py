@@ -81,6 +81,25 @@ class OutputConfig(Settings):
         0.0, "Edge of the voxels the cloud is thinned to; 0 keeps every point.", unit="world unit", ge=0.0, dynamic=True
     )
     max_points: int = setting(1000000, "Upper bound on the points of the cloud.", ge=1, dynamic=True)
+    downsampled_voxel_size: float = setting(
+        0.05,
+        "Least edge of the voxels that the cloud on points_downsampled is thinned to.",
+        unit="world unit",
+        ge=0.001,
+        dynamic=True,
+    )
+    max_cloud_bytes: int = setting(
+        2000000,
+        "Upper bound on the data of the cloud on points_downsampled; its voxels grow until it fits.",
+        unit="B",
+        ge=1000,
+        dynamic=True,
+    )
+    fill_holes: bool = setting(
+        True,
+        "Paint the pixels of pictures that the map leaves empty with the colours around them; their provenance stays "
+        "NONE, their depth and confidence 0.",
+    )
     novel_views: int = setting(12, "Pictures rendered along the path.", ge=0, le=512)
     novel_view_size: int = setting(320, "Longer side of the rendered pictures.", unit="px", ge=16, le=4096)
 
@@ -95,6 +114,12 @@ class RosConfig(Settings):
     image_transport: str = setting("raw", "How images arrive.", choices=("raw", "compressed"))
     use_depth: bool = setting(False, "Subscribe to depth images.")
     depth_transport: str = setting("raw", "How depth images arrive.", choices=("raw", "compressedDepth"))
+    depth_sync: str = setting(
+        "approximate",
+        "How an image finds its depth: the nearest stamp within depth_tolerance_s, or exactly the same stamp.",
+        choices=("approximate", "exact"),
+        dynamic=True,
+    )
     depth_tolerance_s: float = setting(
         0.02, "Largest difference between the stamps of an image and its depth.", unit="s", ge=0.0, dynamic=True
     )
@@ -106,14 +131,44 @@ class RosConfig(Settings):
     pose_source: str = setting("tf", "Where poses come from.", choices=("tf", "odometry", "none"))
     metric_poses: bool = setting(True, "Lengths of the poses are metres.")
     tf_timeout_s: float = setting(2.0, "Longest time a frame waits for its transform.", unit="s", ge=0.0, dynamic=True)
-    queue_size: int = setting(10, "Frames that may wait for their transform or camera_info.", ge=1, le=1000)
+    max_pose_gap_s: float = setting(
+        2.0,
+        "Longest time between two transforms across which the pose of a camera that moved is interpolated.",
+        unit="s",
+        ge=0.01,
+    )
+    zero_stamps: str = setting(
+        "refuse",
+        "What becomes of images stamped zero: refused with a reason, or stamped with the time of their arrival.",
+        choices=("refuse", "arrival"),
+    )
+    queue_size: int = setting(
+        10, "Frames of one camera that may wait for their transform or camera_info.", ge=1, le=1000
+    )
     status_period_s: float = setting(0.5, "Time between two status messages.", unit="s", ge=0.01)
     input_timeout_s: float = setting(
         5.0, "Silence of a topic after which a warning names it.", unit="s", ge=0.1, dynamic=True
     )
     server: str = setting("reconstruction_server", "Name of the reconstruction server's node.")
     server_timeout_s: float = setting(
-        30.0, "Silence of the server after which a running job is given up.", unit="s", ge=1.0, dynamic=True
+        30.0,
+        "Silence of the server after which a running job is given up; a link that breaks for less costs nothing.",
+        unit="s",
+        ge=1.0,
+        dynamic=True,
+    )
+    progress_timeout_s: float = setting(
+        600.0,
+        "Time without progress after which a running job is given up, though the server is heard.",
+        unit="s",
+        ge=1.0,
+        dynamic=True,
+    )
+    result_timeout_s: int = setting(
+        60, "How long the server keeps a finished result for a robot that lost the link.", unit="s", ge=1
+    )
+    compress_cloud: bool = setting(
+        False, "Let the server compress the cloud for the way to the robot: for a slow link.", dynamic=True
     )
     retry_s: float = setting(
         2.0, "First wait before a failed job is tried again; doubles up to a minute.", unit="s", ge=0.05, dynamic=True

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from reconx_ros.core import SE3, Frame, Keyframe, PinholeCamera
 from reconx_ros.pipeline.config import KeyframeConfig
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _PROBE = 12  # overlap is measured on a grid of _PROBE x _PROBE rays
 _RECENT_SHARPNESS = 15  # frames whose median sharpness is the yardstick
 
 
 def luminance(rgb_u8: np.ndarray) -> np.ndarray:
     """Luminance [H, W] float32 in 8-bit grey levels of an RGB image [H, W, 3] uint8."""
-    return rgb_u8.astype(np.float32) @ _LUMA
+    return np.asarray(cv2.cvtColor(rgb_u8.astype(np.float32), cv2.COLOR_RGB2GRAY))
 
 
 def sharpness(rgb_u8: np.ndarray) -> float:
@@ -25,10 +25,8 @@ def sharpness(rgb_u8: np.ndarray) -> float:
     grey = luminance(rgb_u8)
     if min(grey.shape) < 3:
         return 0.0
-    laplacian = (
-        grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4.0 * grey[1:-1, 1:-1]
-    )  # [H-2, W-2]
-    return float(laplacian.var())
+    laplacian = cv2.Laplacian(grey, cv2.CV_32F, ksize=1)[1:-1, 1:-1]  # [H-2, W-2]
+    return float(cv2.meanStdDev(laplacian)[1].item() ** 2)
 
 
 def view_overlap(camera: PinholeCamera, a_from_b: SE3, depth: float) -> float:
@@ -99,11 +97,11 @@ class KeyframeVerdict:
 
 
 class KeyframePolicy:
-    """Decides frame by frame; remembers only how sharp the recent frames were."""
+    """Decides frame by frame; remembers only how sharp the recent frames of each camera were."""
 
     def __init__(self, config: KeyframeConfig) -> None:
         self._config = config
-        self._recent: deque[float] = deque(maxlen=_RECENT_SHARPNESS)
+        self._recent: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT_SHARPNESS))
 
     def judge(self, frame: Frame, keyframes: list[Keyframe], scene_depth: float | None) -> KeyframeVerdict:
         """Judge one frame against the keyframes held.
@@ -117,8 +115,9 @@ class KeyframePolicy:
             The verdict; ``keep`` is False for a blurred frame and for one that shows nothing new.
         """
         value = sharpness(frame.rgb_u8)
-        blurred = self._is_blurred(value)
-        self._recent.append(value)
+        recent = self._recent[frame.camera_name]  # cameras differ in size and lens, and so in what is sharp
+        blurred = self._is_blurred(value, recent)
+        recent.append(value)
         if blurred:
             return KeyframeVerdict(keep=False, reason="blurred", sharpness=value)
         same_camera = [k for k in keyframes if k.frame.camera_name == frame.camera_name]
@@ -128,10 +127,10 @@ class KeyframePolicy:
         keep, reason, overlap = self._news(frame, same_camera, depth)
         return KeyframeVerdict(keep=keep, reason=reason, sharpness=value, overlap=overlap)
 
-    def _is_blurred(self, value: float) -> bool:
-        if len(self._recent) < 3:
+    def _is_blurred(self, value: float, recent: deque[float]) -> bool:
+        if len(recent) < 3:
             return False
-        return value < self._config.min_sharpness_ratio * float(np.median(self._recent))
+        return value < self._config.min_sharpness_ratio * float(np.median(recent))
 
     def _news(self, frame: Frame, keyframes: list[Keyframe], depth: float) -> tuple[bool, str, float]:
         pose = frame.world_from_cam

@@ -22,7 +22,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "splatting.max_size": 640,
             "output.novel_view_size": 640,
         },
-        "tethered": {"ros.image_transport": "compressed", "ros.jpeg_quality": 90, "output.voxel_size": 0.01},
+        "tethered": {
+            "ros.image_transport": "compressed",
+            "ros.jpeg_quality": 90,
+            "ros.compress_cloud": True,
+            "ros.server_timeout_s": 120.0,
+            "ros.result_timeout_s": 300,
+            "output.voxel_size": 0.01,
+        },
         "evaluation": {"output.novel_views": 0, "splatting.max_size": 640, "splatting.max_gaussians": 200_000},
     }
 )

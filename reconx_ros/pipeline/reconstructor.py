@@ -208,6 +208,7 @@ class Reconstructor:
             rasterizer=rasterizer,
             device=self._device,
             antialiased=self._config.splatting.antialiased,
+            fill_holes=output.fill_holes,
             job=job,
         )
         return trajectory, tuple(rendered)
@@ -228,6 +229,7 @@ class SceneRenderer:
         self._scene = scene.to(self._device)
         self._rasterizer = select_rasterizer(config.splatting, self._device)
         self._antialiased = config.splatting.antialiased
+        self._fill_holes = config.output.fill_holes
 
     def render(self, camera: PinholeCamera, world_from_cam: SE3) -> RenderedView:
         """One picture with depth, confidence and provenance."""
@@ -238,5 +240,6 @@ class SceneRenderer:
             rasterizer=self._rasterizer,
             device=self._device,
             antialiased=self._antialiased,
+            fill_holes=self._fill_holes,
             job=Job(stage="render"),
         )[0]

@@ -54,8 +54,15 @@ def save_view(folder: Path, index: int, view: RenderedView) -> None:
 
 def cameras(result: Reconstruction) -> dict[str, Any]:
     """Cameras of inputs and novel views in the scene-folder form."""
+    stamps = {k.id: {"timestamp": k.frame.stamp_ns / 1e9} for k in result.keyframes if k.frame.stamp_ns > 0}
     inputs = [
-        _camera(v.camera, v.world_from_cam, file=_image_name(v.keyframe_id), keyframe_id=v.keyframe_id)
+        _camera(
+            v.camera,
+            v.world_from_cam,
+            file=_image_name(v.keyframe_id),
+            keyframe_id=v.keyframe_id,
+            **stamps.get(v.keyframe_id, {}),
+        )
         for v in result.views.views
     ]
     novel = [

@@ -5,12 +5,15 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from sensor_msgs.msg import PointCloud2
 
 from reconx_ros.action import Reconstruct
-from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
-from reconx_ros.ros.conversions import byte_array, cloud_msg, cloud_of, header_msg, stamp_ns_of
+from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointCloud
+from reconx_ros.ros.cloud_codec import packed_cloud, unpacked_cloud
+from reconx_ros.ros.conversions import CLOUD_DTYPE, byte_array, cloud_msg, cloud_of, header_msg, stamp_ns_of
 from reconx_ros.ros.encoded import check_size
 from reconx_ros.ros.job_data import (
     MAX_KEYFRAMES,
@@ -29,6 +32,7 @@ def goal_of_request(request: JobRequest) -> Reconstruct.Goal:
     goal = Reconstruct.Goal(header=header_msg(request.stamp_ns, request.frame_id))
     goal.job_id, goal.preset, goal.options_yaml = request.job_id, request.preset, request.options_yaml
     goal.preview, goal.metric_poses = bool(request.preview), bool(request.metric_poses)
+    goal.client, goal.compress_cloud = request.client, bool(request.compress_cloud)
     keyframes = request.keyframes
     views = [k.view for k in keyframes]
     goal.keyframe_ids = array.array("I", [int(k.id) for k in keyframes])
@@ -77,14 +81,21 @@ def request_of_goal(goal: Reconstruct.Goal) -> JobRequest:
         options_yaml=str(goal.options_yaml),
         preview=bool(goal.preview),
         metric_poses=bool(goal.metric_poses),
+        client=str(goal.client),
+        compress_cloud=bool(goal.compress_cloud),
     )
 
 
-def result_of_outcome(outcome: JobOutcome, stamp_ns: int, frame_id: str) -> Reconstruct.Result:
-    """The result message of an outcome."""
+def result_of_outcome(
+    outcome: JobOutcome, stamp_ns: int, frame_id: str, *, compress_cloud: bool = False
+) -> Reconstruct.Result:
+    """The result message of an outcome; its cloud is packed where the goal asked for that."""
     header = header_msg(stamp_ns, frame_id)
     result = Reconstruct.Result(header=header, error_code=int(outcome.error_code), error_msg=outcome.error_msg)
-    result.cloud = cloud_msg(outcome.cloud, header)
+    if compress_cloud:
+        result.cloud_packed = byte_array(packed_cloud(outcome.cloud))
+    else:
+        result.cloud = cloud_msg(outcome.cloud, header)
     result.keyframe_ids = array.array("I", [int(i) for i in outcome.keyframe_poses])
     result.keyframe_poses = _pose_array(outcome.keyframe_poses.values())
     views = outcome.novel_views
@@ -112,13 +123,54 @@ def outcome_of_result(result: Reconstruct.Result) -> JobOutcome:
     return JobOutcome(
         error_code=code,
         error_msg=str(result.error_msg),
-        cloud=cloud_of(result.cloud) if result.cloud.fields else JobOutcome().cloud,
+        cloud=_cloud(result),
         keyframe_poses={int(i): p for i, p in zip(result.keyframe_ids, poses, strict=True) if p is not None},
         novel_views=_novel_views(result),
         metric_scale=bool(result.metric_scale),
         scene_path=str(result.scene_path),
         report_json=str(result.report_json),
+        received_bytes=payload_bytes(result),
     )
+
+
+def _cloud(result: Reconstruct.Result) -> PointCloud:
+    if len(result.cloud_packed):
+        return unpacked_cloud(result.cloud_packed)
+    return cloud_of(result.cloud) if result.cloud.fields else PointCloud.empty()
+
+
+def payload_bytes(msg: Any) -> int:
+    """What a goal or result takes on the way: all its arrays and texts; the few bytes of framing are left out."""
+    return sum(_value_bytes(getattr(msg, name)) for name in msg.get_fields_and_field_types())
+
+
+def transport_of(goal: Reconstruct.Goal, result: Reconstruct.Result, points: int) -> dict[str, int]:
+    """What a job took on the way, in bytes, for its report."""
+    plain, packed = len(result.cloud.data), len(result.cloud_packed)
+    return {
+        "keyframes": len(goal.keyframe_ids),
+        "goal_bytes": payload_bytes(goal),
+        "image_bytes": len(goal.image_data),
+        "depth_bytes": len(goal.depth_data),
+        "result_bytes": payload_bytes(result),
+        "cloud_bytes": plain + packed,
+        "cloud_bytes_unpacked": points * CLOUD_DTYPE.itemsize,
+        "novel_view_bytes": len(result.novel_image_data)
+        + len(result.novel_depth_data)
+        + len(result.novel_provenance_data),
+    }
+
+
+def _value_bytes(value: Any) -> int:
+    if isinstance(value, PointCloud2):
+        return len(value.data)
+    if isinstance(value, array.array):
+        return len(value) * value.itemsize
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, list | tuple):
+        return sum(map(_value_bytes, value))
+    return 8 if isinstance(value, bool | int | float) else 0
 
 
 def _novel_views(result: Reconstruct.Result) -> tuple[EncodedView, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rclpy.action.server import ServerGoalHandle
+from sensor_msgs.msg import CompressedImage
 
 from reconx_ros.action import Reconstruct
-from reconx_ros.ros.conversions import header_msg, stamp_ns_of
+from reconx_ros.ros.conversions import byte_array, header_msg, stamp_ns_of
 
 _HEARTBEAT_S = 1.0
 _WAITING = "another job is running, this one is next"
@@ -30,17 +31,23 @@ class GoalFeedback:
         self._last = (stage, fraction, message)
         self._send()
 
+    def show(self, jpeg: bytes) -> None:
+        """A preview; it travels with the next feedback only."""
+        self._send(jpeg)
+
     def beat(self) -> None:
         """Show that the server lives."""
         if time.monotonic() - self._sent_s > _HEARTBEAT_S:
             self._send()
 
-    def _send(self) -> None:
+    def _send(self, jpeg: bytes = b"") -> None:
         self._sent_s = time.monotonic()
         header = self._handle.request.header
         stage, fraction, message = self._last
         feedback = Reconstruct.Feedback(header=header_msg(stamp_ns_of(header.stamp), header.frame_id))
         feedback.stage, feedback.fraction, feedback.message = stage, float(fraction), message
+        if jpeg:
+            feedback.preview = CompressedImage(header=feedback.header, format="jpeg", data=byte_array(jpeg))
         if self._handle.is_active:
             self._handle.publish_feedback(feedback)
 

@@ -4,9 +4,12 @@ A frame waits in a bounded queue until its calibration, its depth and its transf
 every frame that is thrown away is counted with its reason:
 
     busy            more frames came than could be looked at          no_camera_info  no calibration came in time
-    bad_camera_info the calibration cannot be used                    no_pose         no transform came in time
-    pose_too_old    the transform's history no longer reaches back    bad_image       the picture cannot be used
-    time_jump       the clock jumped back                             paused          paused by the service
+    bad_camera_info the calibration cannot be used                    no_depth        gave way while it waited for depth
+    no_pose         no transform came in time                         bad_image       the picture cannot be used
+    pose_too_old    the transform's history no longer reaches back    pose_gap        the transform has a gap there
+    bad_pose        the transform is no rigid motion                  zero_stamp      the image has no stamp
+    future_stamp    the stamp is ahead of the node's clock, and no    time_jump       the clock jumped back
+                    transform came for it in time                     paused          paused by the service
     error           something unexpected, see the diagnostics
 """
 
@@ -14,120 +17,89 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from reconx_ros.core import SE3, Frame, InvalidInputError
-from reconx_ros.geometry.tf_tree import PastExtrapolationError, TransformError
+from reconx_ros.geometry.tf_tree import (
+    FutureExtrapolationError,
+    GapError,
+    PastExtrapolationError,
+    TransformError,
+)
 from reconx_ros.io.rectify import Rectifier
 from reconx_ros.io.scenes import shrunken_frame
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, RosConfig
+from reconx_ros.ros.camera_input import AnyImage, BadCalibrationError, CameraInput, NotYetError
 from reconx_ros.ros.conversions import (
     depth_of_compressed,
     depth_of_image,
-    rectifier_of_info,
     rgb_of_compressed,
     rgb_of_image,
     stamp_ns_of,
 )
-from reconx_ros.ros.conversions.cameras import calibrated_key
+from reconx_ros.ros.encoded import announced_size
 from reconx_ros.ros.mailbox import DropCounter
 
 Lookup = Callable[[str, str, int], SE3]
 """target_from_source at a stamp, as PoseLookup.lookup."""
 
-JUMP_BACK_NS = 1_000_000_000
+_AHEAD_NS = 500_000_000  # a stamp this far ahead of the node's clock is of the future; /clock may tick slowly
+_REASON_OF = {PastExtrapolationError: "pose_too_old", GapError: "pose_gap"}
 
 
-class BadCalibrationError(InvalidInputError):
-    """A camera_info that cannot be used."""
-
-
-class _NotYetError(Exception):
-    """Something that belongs to a frame has not come yet."""
+class _DropError(Exception):
+    """A frame that waiting cannot cure."""
 
     def __init__(self, reason: str, sentence: str) -> None:
         super().__init__(sentence)
         self.reason = reason
 
 
-@dataclass
-class Pending:
-    """An image that waits for what belongs to it."""
-
-    camera: CameraInput
-    msg: Image | CompressedImage
-    stamp_ns: int
-    arrived_s: float
-    waits_for: str = ""
-    sentence: str = ""
-
-
-@dataclass
-class CameraInput:
-    """One camera: its newest calibration, the recent depth images, and the rectifier in use.
+@dataclass(frozen=True, kw_only=True)
+class Now:
+    """The time of a look at the queue.
 
     Attributes:
-        name: namespace as configured.
-        info: set by the callback; any thread may replace it.
-        depths: set by the callback; the newest last.
-        newest_ns: stamp of the newest image, 0 before the first and after a jump of the clock.
+        steady_s: monotonic clock, by which waiting is measured.
+        ros_ns: the node's clock, against which stamps are held; 0 where it is not known (no /clock yet).
+        simulated: whether that comes from /clock.
     """
 
-    name: str
+    steady_s: float
+    ros_ns: int = 0
+    simulated: bool = False
+
+    @property
+    def clock(self) -> str:
+        """What the node's clock is, for people."""
+        return "the simulated clock of this node (/clock)" if self.simulated else "the system clock of this node"
+
+
+@dataclass(eq=False)
+class Pending:
+    """An image that waits for what belongs to it.
+
+    Attributes:
+        arrived_s: steady time.
+        size: (width, height) that the message announces.
+        info, depth: what has been found for it; kept, since newer messages push older ones out.
+        no_depth: it is settled that no depth will come.
+        waits_for, sentence: reason of the last look; empty before the first.
+    """
+
+    camera: CameraInput
+    msg: AnyImage
+    stamp_ns: int
+    arrived_s: float
+    size: tuple[int, int] | None = None
     info: CameraInfo | None = None
-    depths: deque[Image | CompressedImage] = field(default_factory=lambda: deque(maxlen=10))
-    newest_ns: int = 0
-    _suspect_ns: int | None = None
-    _key: tuple[object, ...] = ()
-    _rectifier: Rectifier | None = None
-    _error: str = ""
-
-    def jumped_back_ns(self, stamp_ns: int) -> int:
-        """How far time went back with this image's stamp; 0 when it did not.
-
-        One image with an old stamp is a fault of its own, only a second one in a row is a jump: a bag that starts over.
-        """
-        back_ns = self.newest_ns - stamp_ns
-        if back_ns > JUMP_BACK_NS and (self._suspect_ns is None or stamp_ns < self._suspect_ns):
-            self._suspect_ns = stamp_ns
-            return 0
-        self._suspect_ns, self.newest_ns = None, stamp_ns
-        return back_ns if back_ns > JUMP_BACK_NS else 0
-
-    def rectifier(self, *, rectified: bool) -> Rectifier:
-        """The rectifier of the newest calibration, made when its numbers change.
-
-        Raises:
-            BadCalibrationError: for a calibration that cannot be used.
-        """
-        assert self.info is not None
-        key = calibrated_key(self.info)
-        if key != self._key:
-            self._key, self._rectifier, self._error = key, None, ""
-            try:
-                self._rectifier = rectifier_of_info(self.info, rectified=rectified)
-            except InvalidInputError as error:
-                self._error = str(error)
-        if self._rectifier is None:
-            raise BadCalibrationError(self._error)
-        return self._rectifier
-
-    def depth_at(self, stamp_ns: int, tolerance_ns: int) -> Image | CompressedImage | None:
-        """The depth image nearest to a stamp, if it is near enough."""
-        candidates = list(self.depths)
-        if not candidates:
-            return None
-        nearest = min(candidates, key=lambda m: abs(stamp_ns_of(m.header.stamp) - stamp_ns))
-        return nearest if abs(stamp_ns_of(nearest.header.stamp) - stamp_ns) <= tolerance_ns else None
-
-    def depth_passed(self, stamp_ns: int, tolerance_ns: int) -> bool:
-        """Whether a depth image came that is so new that none for the stamp will follow."""
-        candidates = list(self.depths)
-        return bool(candidates) and stamp_ns_of(candidates[-1].header.stamp) > stamp_ns + tolerance_ns
+    depth: AnyImage | None = None
+    no_depth: bool = False
+    waits_for: str = ""
+    sentence: str = ""
 
 
 class Ingest:
@@ -136,18 +108,14 @@ class Ingest:
     Args:
         lookup: transforms.
         drops: where drops are counted.
-        on_jump: called with a sentence when the stamps of a camera jump back.
-
-    Attributes:
-        problems: reason to newest sentence, of the frames dropped or waiting.
+        on_jump: called with a sentence and the new time [ns] when the stamps of a camera jump back.
     """
 
-    def __init__(self, lookup: Lookup, drops: DropCounter, on_jump: Callable[[str], None]) -> None:
+    def __init__(self, lookup: Lookup, drops: DropCounter, on_jump: Callable[[str, int], None]) -> None:
         self._lookup = lookup
         self._drops = drops
         self._on_jump = on_jump
         self._pending: deque[Pending] = deque()
-        self.problems: dict[str, str] = {}
 
     @property
     def waiting(self) -> tuple[Pending, ...]:
@@ -160,22 +128,27 @@ class Ingest:
             self._drops.add(reason, len(self._pending))
         self._pending.clear()
 
-    def put(self, camera: CameraInput, msg: Image | CompressedImage, arrived_s: float, capacity: int) -> None:
-        """A new image; the oldest waiting one gives way when there are too many."""
+    def put(self, camera: CameraInput, msg: AnyImage, arrived_s: float, capacity: int) -> None:
+        """A new image; the camera's oldest waiting one gives way when there are more than ``capacity``."""
         stamp_ns = stamp_ns_of(msg.header.stamp)
-        back_ns = camera.jumped_back_ns(stamp_ns)
+        pending = Pending(camera=camera, msg=msg, stamp_ns=stamp_ns, arrived_s=arrived_s)
+        if stamp_ns <= 0:
+            self._drop(pending, "zero_stamp", _zero_stamp(camera, stamp_ns), arrived_s)
+            return
+        back_ns = camera.stamps.jumped_back_ns(stamp_ns)
         if back_ns:
-            self._on_jump(f"the stamps of camera '{camera.name}' jumped back by {back_ns / 1e9:.3f} s")
-        self._pending.append(Pending(camera=camera, msg=msg, stamp_ns=stamp_ns, arrived_s=arrived_s))
-        while len(self._pending) > capacity:
-            oldest = self._pending.popleft()
-            self._drop(oldest.waits_for or "busy", oldest.sentence)
+            self._on_jump(f"the stamps of camera '{camera.name}' jumped back by {back_ns / 1e9:.3f} s", stamp_ns)
+        self._pending.append(pending)
+        same = [p for p in self._pending if p.camera is camera]
+        for oldest in same[: max(0, len(same) - capacity)]:
+            self._pending.remove(oldest)
+            self._drop(oldest, oldest.waits_for or "busy", oldest.sentence, arrived_s)
 
-    def take_ready(self, config: ReconxConfig, now_s: float) -> list[tuple[Frame, str]]:
+    def take_ready(self, config: ReconxConfig, now: Now) -> list[tuple[Frame, str]]:
         """(frame, its optical frame's name) of all whose parts have come; those whose time is over are dropped."""
         frames, waiting = [], deque[Pending]()
         for pending in self._pending:
-            frame = self._frame(pending, config, now_s)
+            frame = self._frame(pending, config, now)
             if frame is not None:
                 frames.append((frame, config.ros.optical_frame or pending.msg.header.frame_id))
             elif pending.waits_for:
@@ -183,63 +156,93 @@ class Ingest:
         self._pending = waiting
         return frames
 
-    def _frame(self, pending: Pending, config: ReconxConfig, now_s: float) -> Frame | None:
+    def _frame(self, pending: Pending, config: ReconxConfig, now: Now) -> Frame | None:
         """The frame if all its parts are there; else it is marked as waiting, or counted as dropped."""
         pending.waits_for = ""
-        late = now_s - pending.arrived_s >= config.ros.tf_timeout_s
         try:
-            return self._complete(pending, config, late)
-        except _NotYetError as error:
-            self._wait(pending, late, error.reason, str(error))
-        except PastExtrapolationError as error:
-            self._drop("pose_too_old", str(error))
-        except TransformError as error:
-            self._wait(pending, late, "no_pose", str(error))
+            return self._complete(pending, config, now)
+        except NotYetError as error:
+            self._wait(pending, config.ros, error, now.steady_s)
+        except _DropError as error:
+            self._drop(pending, error.reason, str(error), now.steady_s)
         except BadCalibrationError as error:
-            self._drop("bad_camera_info", str(error))
+            self._drop(pending, "bad_camera_info", str(error), now.steady_s)
         except InvalidInputError as error:
-            self._drop("bad_image", str(error))
+            self._drop(pending, "bad_image", str(error), now.steady_s)
         except Exception as error:  # the frame must go whatever happened, or it would come back for ever
-            self._drop("error", f"a frame failed unexpectedly: {type(error).__name__}: {error}")
+            sentence = f"a frame failed unexpectedly: {type(error).__name__}: {error}"
+            self._drop(pending, "error", sentence, now.steady_s)
         return None
 
-    def _complete(self, pending: Pending, config: ReconxConfig, late: bool) -> Frame:
-        camera = pending.camera
-        if camera.info is None:
-            raise _NotYetError("no_camera_info", f"no camera_info of camera '{camera.name}' has come")
-        rectifier = camera.rectifier(rectified=config.ros.rectified)
-        pose = self._pose(pending, config)
-        if config.ros.use_depth and not late and self._depth_may_come(pending, config):
-            raise _NotYetError("no_depth", f"depth of camera '{camera.name}' has not come")
+    def _complete(self, pending: Pending, config: ReconxConfig, now: Now) -> Frame:
+        camera, waited_s = pending.camera, now.steady_s - pending.arrived_s
+        if pending.info is None:
+            pending.info = camera.info_for(pending.stamp_ns, waited_s)
+        if pending.size is None:
+            pending.size = _size_of(pending.msg)
+        rectifier = camera.rectifier(pending.info, pending.size, rectified=config.ros.rectified)
+        missing = self._find_depth(pending, config.ros, now.steady_s) if config.ros.use_depth else None
+        pose = self._pose(pending, config.ros, now)
+        if missing is not None and waited_s < config.ros.tf_timeout_s:
+            raise missing
         return self._decoded(pending, rectifier, pose, config)
 
-    def _wait(self, pending: Pending, late: bool, reason: str, sentence: str) -> None:
-        self.problems[reason] = sentence
-        if late:
-            self._drop(reason, sentence)
-        else:
-            pending.waits_for, pending.sentence = reason, sentence
+    def _wait(self, pending: Pending, ros: RosConfig, error: NotYetError, now_s: float) -> None:
+        if now_s - pending.arrived_s >= ros.tf_timeout_s:
+            self._drop(pending, error.reason, str(error), now_s)
+            return
+        pending.waits_for, pending.sentence = error.reason, str(error)
+        pending.camera.troubled(error.reason, str(error), now_s, dropped=False)
 
-    def _drop(self, reason: str, sentence: str) -> None:
+    def _drop(self, pending: Pending, reason: str, sentence: str, now_s: float) -> None:
         self._drops.add(reason)
         if sentence:
-            self.problems[reason] = sentence
+            pending.camera.troubled(reason, sentence, now_s, dropped=True)
 
-    def _pose(self, pending: Pending, config: ReconxConfig) -> SE3 | None:
-        if config.ros.pose_source == "none":
+    def _find_depth(self, pending: Pending, ros: RosConfig, now_s: float) -> NotYetError | None:
+        """Attach the depth of an image; what it still waits for, None when that is settled."""
+        if pending.depth is not None or pending.no_depth:
             return None
-        optical = config.ros.optical_frame or pending.msg.header.frame_id
-        return self._lookup(config.ros.map_frame, optical, pending.stamp_ns)
+        silent = now_s - pending.camera.depth_arrived_s > ros.tf_timeout_s  # nobody sends depth: do not wait for it
+        exact = ros.depth_sync == "exact"
+        tolerance_ns = 0 if exact else int(ros.depth_tolerance_s * 1e9)
+        try:
+            pending.depth = pending.camera.depth_for(pending.stamp_ns, tolerance_ns, now_s - pending.arrived_s)
+        except NotYetError as error:
+            if not silent:
+                return error
+        pending.no_depth = pending.depth is None
+        return None
 
-    def _depth_may_come(self, pending: Pending, config: ReconxConfig) -> bool:
-        tolerance_ns = int(config.ros.depth_tolerance_s * 1e9)
-        there = pending.camera.depth_at(pending.stamp_ns, tolerance_ns) is not None
-        return not there and not pending.camera.depth_passed(pending.stamp_ns, tolerance_ns)
+    def _pose(self, pending: Pending, ros: RosConfig, now: Now) -> SE3 | None:
+        ahead = _ahead_of_clock(pending, now)
+        if ros.pose_source == "none":
+            if ahead:
+                raise NotYetError("future_stamp", ahead)
+            return None
+        optical = ros.optical_frame or pending.msg.header.frame_id
+        if not optical:
+            raise InvalidInputError(
+                f"image of camera '{pending.camera.name}' has an empty frame_id, expected the name of its optical "
+                "frame: set header.frame_id in its driver, or ros.optical_frame"
+            )
+        try:
+            return self._lookup(ros.map_frame, optical, pending.stamp_ns)
+        except (PastExtrapolationError, GapError) as error:
+            raise _DropError(_REASON_OF[type(error)], str(error)) from None
+        except FutureExtrapolationError as error:
+            if ahead:
+                raise NotYetError("future_stamp", f"{ahead}; {error}") from None
+            raise NotYetError("no_pose", str(error)) from None
+        except TransformError as error:
+            raise NotYetError("no_pose", str(error)) from None
+        except InvalidInputError as error:
+            raise _DropError("bad_pose", str(error)) from None
 
     def _decoded(self, pending: Pending, rectifier: Rectifier, pose: SE3 | None, config: ReconxConfig) -> Frame:
         msg = pending.msg
         rgb = rgb_of_compressed(msg) if isinstance(msg, CompressedImage) else rgb_of_image(msg)
-        depth = self._depth(pending, rectifier, config) if config.ros.use_depth else None
+        depth = self._depth(pending, rectifier) if config.ros.use_depth else None
         rgb = np.ascontiguousarray(rectifier.image(rgb))
         frame = Frame(
             rgb_u8=rgb,
@@ -249,16 +252,43 @@ class Ingest:
             depth_m=depth,
             camera_name=pending.camera.name,
         )
-        self.problems.clear()
+        pending.camera.problems = {}
         return shrunk(frame, config.keyframes.max_size)
 
-    def _depth(self, pending: Pending, rectifier: Rectifier, config: ReconxConfig) -> np.ndarray | None:
-        msg: Any = pending.camera.depth_at(pending.stamp_ns, int(config.ros.depth_tolerance_s * 1e9))
+    def _depth(self, pending: Pending, rectifier: Rectifier) -> np.ndarray | None:
+        msg = pending.depth
         if msg is None:
             self._drops.add("frame_without_depth")
             return None
         depth = depth_of_compressed(msg) if isinstance(msg, CompressedImage) else depth_of_image(msg)
         return np.ascontiguousarray(rectifier.depth(depth))
+
+
+def _size_of(msg: AnyImage) -> tuple[int, int]:
+    """(width, height) that an image message announces."""
+    if isinstance(msg, CompressedImage):
+        return announced_size(bytes(msg.data), "compressed image")
+    return int(msg.width), int(msg.height)
+
+
+def _zero_stamp(camera: CameraInput, stamp_ns: int) -> str:
+    if stamp_ns < 0:
+        return f"image of camera '{camera.name}' is stamped {stamp_ns / 1e9:.3f} s, expected a positive time"
+    return (
+        f"image of camera '{camera.name}' has stamp zero, its driver leaves header.stamp empty: expected the time of "
+        "exposure, or ros.zero_stamps: arrival to take the time of arrival"
+    )
+
+
+def _ahead_of_clock(pending: Pending, now: Now) -> str:
+    """One sentence about a stamp from the future of the node's clock; empty when it is not."""
+    ahead_ns = pending.stamp_ns - now.ros_ns
+    if not now.ros_ns or ahead_ns <= _AHEAD_NS:
+        return ""
+    return (
+        f"image of camera '{pending.camera.name}' is stamped {pending.stamp_ns / 1e9:.3f} s, {ahead_ns / 1e9:.3f} s "
+        f"ahead of {now.clock} ({now.ros_ns / 1e9:.3f} s): the camera's clock and this one differ"
+    )
 
 
 def shrunk(frame: Frame, max_size: int) -> Frame:

@@ -96,7 +96,12 @@ class EncodedKeyframe:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """One job: keyframes and how to reconstruct them."""
+    """One job: keyframes and how to reconstruct them.
+
+    Attributes:
+        client: who sends it; a newer job of the same client takes its place.
+        compress_cloud: the result's cloud travels packed, see ``cloud_codec``.
+    """
 
     job_id: str
     frame_id: str
@@ -106,6 +111,8 @@ class JobRequest:
     options_yaml: str = ""
     preview: bool = False
     metric_poses: bool = True
+    client: str = ""
+    compress_cloud: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,6 +123,7 @@ class JobOutcome:
         keyframe_poses: map_from_optical of each keyframe as the reconstruction left it.
         report_json: the run's report.
         scene_path: folder on the server's computer; empty when nothing was written.
+        received_bytes: what the result took on the way; 0 before it travelled.
     """
 
     error_code: ErrorCode = ErrorCode.NONE
@@ -126,6 +134,7 @@ class JobOutcome:
     metric_scale: bool = False
     scene_path: str = ""
     report_json: str = ""
+    received_bytes: int = 0
 
     @property
     def succeeded(self) -> bool:

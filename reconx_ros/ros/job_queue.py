@@ -1,4 +1,4 @@
-"""One job at a time; the newest waits and takes the place of an older waiting one. Needs no ROS."""
+"""One job at a time; of each client the newest waits, and clients take turns. Needs no ROS."""
 
 from __future__ import annotations
 
@@ -16,35 +16,54 @@ class Turn(enum.Enum):
 
 
 class Ticket:
-    """A place in the queue."""
+    """A place in the queue.
 
-    def __init__(self) -> None:
+    Attributes:
+        client: whose it is; empty for those that do not say.
+        superseded: set when a newer one of the same client took its place.
+    """
+
+    def __init__(self, client: str) -> None:
+        self.client = client
         self.superseded = False
 
 
 class JobQueue:
-    """One running ticket, at most one waiting one; safe to use from several threads."""
+    """One running ticket, at most one waiting one of each client; safe to use from several threads.
+
+    A client that names itself has one job altogether: its new ticket also supersedes its running one, which nobody
+    waits for any more, because the client was started anew or lost the link and gave the job up.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: Ticket | None = None
-        self._waiting: Ticket | None = None
+        self._waiting: list[Ticket] = []
 
     @property
     def busy(self) -> bool:
         """Whether a job runs."""
         return self._running is not None
 
-    def enter(self) -> Ticket:
-        """Take a place; an older waiting ticket is superseded. Never blocks."""
-        ticket = Ticket()
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    def enter(self, client: str = "") -> Ticket:
+        """Take a place, that of the client's waiting ticket where there is one. Never blocks."""
+        ticket = Ticket(client)
         with self._changed:
+            places = [i for i, other in enumerate(self._waiting) if other.client == client]
             if self._running is None:
                 self._running = ticket
+            elif places:
+                self._waiting[places[0]].superseded = True
+                self._waiting[places[0]] = ticket
             else:
-                if self._waiting is not None:
-                    self._waiting.superseded = True
-                self._waiting = ticket
+                self._waiting.append(ticket)
+            if client and self._running is not ticket and self._running.client == client:
+                self._running.superseded = True
             self._changed.notify_all()
         return ticket
 
@@ -69,10 +88,10 @@ class JobQueue:
             on_wait()
 
     def leave(self, ticket: Ticket) -> None:
-        """Give the place back, whatever happened; a waiting ticket moves up."""
+        """Give the place back, whatever happened; the one that waits longest moves up."""
         with self._changed:
             if self._running is ticket:
-                self._running, self._waiting = self._waiting, None
-            elif self._waiting is ticket:
-                self._waiting = None
+                self._running = self._waiting.pop(0) if self._waiting else None
+            elif ticket in self._waiting:
+                self._waiting.remove(ticket)
             self._changed.notify_all()

@@ -10,21 +10,32 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from reconx_ros.ros import diagnostics
+from reconx_ros.ros.diagnostics import DiagnosticsPublisher
 from reconx_ros.ros.parameters import NodeParameters
 
 _END_S = 5.0
+_POLL_S = 0.05
+_STATE_AFTER = {
+    "configure": "inactive",
+    "activate": "active",
+    "deactivate": "inactive",
+    "cleanup": "unconfigured",
+    "shutdown": "finalized",
+}
 N = TypeVar("N", bound="ManagedNode")
 Transition = Callable[[N, LifecycleState], TransitionCallbackReturn]
 
 
 def reported(transition: Callable[[N], None]) -> Transition[N]:
-    """Make a lifecycle callback of a method: an error becomes one logged sentence and a failed transition.
+    """Make a lifecycle callback of a method: an error fails the transition and is one sentence in log and diagnostics.
 
     rclpy itself drops exceptions of these callbacks without a word.
     """
@@ -36,9 +47,9 @@ def reported(transition: Callable[[N], None]) -> Transition[N]:
         try:
             transition(self)
         except Exception as error:
-            self.get_logger().error(f"cannot {words}: {error}")
+            self.transition_failed(words, str(error) or type(error).__name__)
             return TransitionCallbackReturn.FAILURE
-        self.get_logger().info(f"{words}: done")
+        self.transition_done(words)
         return TransitionCallbackReturn.SUCCESS
 
     return callback
@@ -65,15 +76,55 @@ class ManagedNode(LifecycleNode):
     Attributes:
         parameters: declared at birth, so that they can be read before configuration.
         active: whether the node is in the active state.
+        diagnostics: publishes from birth, also why a transition failed.
+        failure: one sentence about the newest transition; empty when it went well.
     """
 
     def __init__(self, name: str, **node_options: Any) -> None:
         super().__init__(name, **node_options)
         self.active = False
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.failure = ""
+        self._lifecycle_state = "unconfigured"
         self.parameters = NodeParameters(self, self.on_parameters)
+        self.diagnostics = DiagnosticsPublisher(self, [self._lifecycle_statuses, self.statuses], self.steady)
         for sentence in self.parameters.unknown:
             self.get_logger().error(sentence)
+
+    def statuses(self) -> list[DiagnosticStatus]:
+        """What the node itself has to say on /diagnostics, in every state."""
+        return []
+
+    def undo(self, transition: str) -> None:
+        """The transition "configure" or "activate" failed half-way: let go of what it made."""
+
+    def after_transition(self) -> None:
+        """A transition went well or failed."""
+
+    def transition_done(self, transition: str) -> None:
+        """Note and log that a transition went well."""
+        self.failure, self._lifecycle_state = "", _STATE_AFTER[transition]
+        self.get_logger().info(f"{transition}: done")
+        self._tell_transition()
+
+    def transition_failed(self, transition: str, reason: str) -> None:
+        """Note and log why a transition failed, and undo it."""
+        self.failure = f"cannot {transition}: {reason}"
+        self.get_logger().error(self.failure)
+        try:
+            self.undo(transition)
+        except Exception as error:
+            self.get_logger().error(f"cannot undo {transition}: {error}")
+        self._tell_transition()
+
+    def _tell_transition(self) -> None:
+        self.after_transition()
+        self.diagnostics.publish()
+
+    def _lifecycle_statuses(self) -> list[DiagnosticStatus]:
+        level = diagnostics.ERROR if self.failure else diagnostics.OK
+        words = self.failure or self._lifecycle_state
+        return [diagnostics.status("lifecycle", level, words, {"state": self._lifecycle_state})]
 
     def on_parameters(self, config: Any) -> None:
         """Dynamic parameters were set; called with the new tree."""
@@ -111,10 +162,14 @@ def spin(make: Callable[[], ManagedNode], threads: int) -> int:
     executor = MultiThreadedExecutor(num_threads=threads)
     executor.add_node(node)
     thread = threading.Thread(target=_spin_on, args=(executor, node, stop), name="executor", daemon=True)
-    node.autostart()
+    starting = threading.Thread(target=node.autostart, name="autostart", daemon=True)
+    starting.start()  # in a thread, so that signals are heard while weights are loaded
+    while starting.is_alive() and not stop.is_set():
+        starting.join(_POLL_S)
     thread.start()
     stop.wait()
     node.close()
+    starting.join(_END_S)
     executor.shutdown(timeout_sec=_END_S)
     thread.join(_END_S)
     node.destroy_node()

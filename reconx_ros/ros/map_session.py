@@ -14,11 +14,20 @@ from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCame
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.mapper import Mapper
 from reconx_ros.ros import map_files
+from reconx_ros.ros.backoff import Backoff
 from reconx_ros.ros.job_data import EncodedKeyframe, ErrorCode, JobOutcome, JobRequest
 from reconx_ros.ros.outputs import Outputs
-from reconx_ros.ros.reconstruction_client import Backoff, ReconstructionClient
+from reconx_ros.ros.reconstruction_client import ReconstructionClient
 
 _FRUSTUM_SHARE = 0.06  # height of the keyframe markers, share of the assumed scene depth
+
+
+class NoMapError(InvalidInputError):
+    """Nothing was mapped or loaded yet."""
+
+
+class BusyError(InvalidInputError):
+    """A reconstruction is running."""
 
 
 class Log(Protocol):
@@ -49,6 +58,12 @@ class Facts:
         last_job: one sentence.
         reason: what the trigger said last.
         scene_path: folder of the newest result on the server's computer.
+        jump: what the newest jump of the clock did; empty before the first.
+        notice: the same, until the next keyframe.
+        bytes_sent: with the newest job.
+        bytes_received: with the newest result.
+        storage: how the newest saving or loading of a map went, one sentence.
+        storage_failed: whether it failed.
     """
 
     keyframes: int = 0
@@ -63,6 +78,12 @@ class Facts:
     last_job: str = "none yet"
     reason: str = ""
     scene_path: str = ""
+    jump: str = ""
+    notice: str = ""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    storage: str = "nothing was saved or loaded yet"
+    storage_failed: bool = False
 
 
 class MapSession:
@@ -83,6 +104,7 @@ class MapSession:
         self._mapper = Mapper(config)
         self._backoff = Backoff()
         self._running_id = ""
+        self._absent = False
         self._newest_ns = 0
         self.facts = Facts()
 
@@ -107,7 +129,25 @@ class MapSession:
         self.facts.keyframes = len(self._mapper.keyframes)
         self._outputs.coverage(report, self._config.coverage, frame, optical_frame, fired)
 
+    def time_jumped(self, sentence: str, now_ns: int) -> None:
+        """The clock went back: forget the keyframes of the future, keep the map, and say so.
+
+        Args:
+            sentence: what jumped, and by how much.
+            now_ns: the new time.
+        """
+        forgotten = self._mapper.forget_after(now_ns)
+        self._newest_ns = min(self._newest_ns, now_ns)
+        self.facts.keyframes = len(self._mapper.keyframes)
+        self.facts.jump = self.facts.notice = (
+            f"{sentence} to {now_ns / 1e9:.3f} s: transforms and {forgotten} keyframes of the future were forgotten, "
+            f"{self.facts.keyframes} keyframes and the map of {self.facts.points} points are kept"
+        )
+        self._log.warning(self.facts.notice)
+        self._publish_markers()
+
     def _kept(self, keyframe: Keyframe, optical_frame: str) -> None:
+        self.facts.notice = ""
         self._log.info(f"keyframe {keyframe.id}: {keyframe.reason}")
         ros = self._config.ros
         self._outputs.keyframe(keyframe, ros.map_frame, optical_frame, ros.jpeg_quality)
@@ -129,7 +169,11 @@ class MapSession:
 
     def step(self) -> None:
         """Try a failed job again when its time has come, notice a silent server, serve late subscribers."""
-        self._client.check(self._config.ros.server_timeout_s)
+        self._client.check(self._config.ros)
+        if self._absent and not self._client.absence:
+            self._absent = False
+            self._log.info("the reconstruction server is there")
+            self._backoff.hurry(time.monotonic())
         if self._backoff.due(time.monotonic()) and not self._running_id:
             self.start_job("trying again")
         self._outputs.serve_late()
@@ -142,22 +186,23 @@ class MapSession:
         """
         if self._running_id:
             return False, "a reconstruction is running already"
+        absence, kept = self._client.absence, len(self._mapper.keyframes)
+        if absence and kept > 1:
+            self._absent = True
+            wait_s = self._backoff.failed(time.monotonic(), self._config.ros.retry_s)
+            self.facts.last_error = f"{absence}; {kept} keyframes are kept"
+            self._log.warning(f"{self.facts.last_error}, next try in {wait_s:.2g} s")
+            return False, absence
         try:
             keyframes = self._mapper.job_keyframes()
         except InvalidInputError as error:
             self._backoff.stop()
             return False, str(error)
-        absence = self._client.absence
-        if absence:
-            wait_s = self._backoff.failed(time.monotonic(), self._config.ros.retry_s)
-            self.facts.last_error = f"{absence}; {len(keyframes)} keyframes are kept"
-            self._log.warning(f"{self.facts.last_error}, next try in {wait_s:.0f} s")
-            return False, absence
         self._backoff.stop()
         request = self._request(keyframes)
         self._running_id = request.job_id
         self._mapper.job_started(keyframes)
-        self._client.start(request)
+        self.facts.bytes_sent = self._client.start(request)
         sentence = f"job {request.job_id} started with {len(keyframes)} keyframes: {reason}"
         self._log.info(sentence)
         return True, sentence
@@ -170,13 +215,21 @@ class MapSession:
             stamp_ns=max(k.frame.stamp_ns for k in keyframes),
             keyframes=tuple(EncodedKeyframe.of(k, ros.jpeg_quality) for k in keyframes),
             metric_poses=ros.metric_poses,
+            client=self._client.name,
+            compress_cloud=ros.compress_cloud,
         )
+
+    @property
+    def next_try_s(self) -> float | None:
+        """Seconds until a job is tried again; None when none waits for that. Any thread may ask."""
+        return self._backoff.left_s(time.monotonic())
 
     def take_outcome(self, request: JobRequest, outcome: JobOutcome) -> None:
         """The job ended: integrate and publish its result, or remember why it failed."""
         if request.job_id != self._running_id:
             return
         self._running_id = ""
+        self.facts.bytes_received = outcome.received_bytes or self.facts.bytes_received
         self._mapper.job_finished(self._newest_ns, succeeded=outcome.succeeded)
         if len(outcome.cloud) and outcome.error_code in (ErrorCode.NONE, ErrorCode.NO_DISK):
             self._integrate(request, outcome)
@@ -192,7 +245,7 @@ class MapSession:
         sentence = f"job {request.job_id} ended with {outcome.error_code.name}: {outcome.error_msg}"
         if outcome.error_code.worth_retrying:
             wait_s = self._backoff.failed(time.monotonic(), self._config.ros.retry_s)
-            sentence += f"; next try in {wait_s:.0f} s"
+            sentence += f"; next try in {wait_s:.2g} s"
         self.facts.last_job = sentence
         self._failed(sentence)
 
@@ -215,42 +268,52 @@ class MapSession:
         cloud = self._mapper.cloud()
         self.facts.points = len(cloud)
         self.facts.coverage = self._mapper.coverage().mean
-        self._outputs.points(cloud, self.facts.stamp_ns, self._config.ros.map_frame)
+        self._outputs.points(cloud, self.facts.stamp_ns, self._config.ros.map_frame, self._config.output)
         self._publish_markers()
 
     # Requests -------------------------------------------------------------------------------------------------
 
-    @property
-    def has_map(self) -> bool:
-        """Whether anything was mapped or loaded."""
-        return bool(self._mapper.map_poses)
-
-    @property
-    def running(self) -> bool:
-        """Whether a job runs."""
-        return bool(self._running_id)
-
     def save(self, folder: Path, *, overwrite: bool) -> tuple[int, int]:
-        """Write the whole map; (bytes, points). Raises as ``map_files.save``."""
+        """Write the whole map; (bytes, points).
+
+        Raises:
+            NoMapError: when nothing was mapped or loaded.
+            As ``map_files.save``.
+        """
+        if not self._mapper.map_poses:
+            raise NoMapError("there is no map yet, expected at least one reconstruction")
         facts, frame_id = self.facts, self._config.ros.map_frame
+        server_scene = str(Path(facts.scene_path) / map_files.SCENE_FILE) if facts.scene_path else ""
         saved = map_files.SavedMap(
             cloud=self._mapper.full_cloud(),
             poses=self._mapper.map_poses,
             frame_id=frame_id,
             stamp_ns=facts.stamp_ns,
             metric_scale=facts.metric_scale,
-            scene_file=Path(facts.scene_path) / map_files.SCENE_FILE if facts.scene_path else None,
+            scene_file=Path(server_scene) if server_scene else None,
+            server_scene=server_scene,
         )
         return map_files.save(folder, saved, overwrite=overwrite), len(saved.cloud)
 
     def load(self, folder: Path) -> map_files.SavedMap:
-        """Replace the map by a saved one. Raises as ``map_files.load``; the former map then stays."""
+        """Replace the map by a saved one; after an error the former map stays.
+
+        Raises:
+            BusyError: while a reconstruction runs, whose result belongs to the present map.
+            As ``map_files.load``.
+        """
+        if self._running_id:
+            raise BusyError("a reconstruction is running, try again when it has ended")
         loaded = map_files.load(folder)
         self._mapper.restore(loaded.cloud, loaded.poses)
-        self.facts.scene_path = ""
+        self.facts.scene_path = "" if loaded.scene is None else str(loaded.scene.parent)
         self.facts.metric_scale, self.facts.stamp_ns = loaded.metric_scale, loaded.stamp_ns
         self._publish_map()
         return loaded
+
+    def note_storage(self, sentence: str, *, failed: bool) -> None:
+        """Remember for diagnostics how saving or loading went."""
+        self.facts.storage, self.facts.storage_failed = sentence, failed
 
     def score(self, camera: PinholeCamera, poses: Sequence[SE3]) -> list[tuple[float, float]]:
         """(gain, coverage) of each candidate."""

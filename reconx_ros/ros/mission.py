@@ -13,7 +13,22 @@ from reconx_ros.ros.session import RosSession
 _QUIET_STATUSES = 4  # statuses without a running job after which the nodes count as idle
 _JOB_TIMEOUT_S = 900.0
 _REPLY_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 120.0
+_SERVER_READY = "/reconstruction_server/render_view"  # served from activation on
 _VIEWS_TIMEOUT_S = 60.0
+
+
+def wait_for_server(session: RosSession, recorder: Recorder) -> None:
+    """Wait until the reconstruction server is active, so that nothing is asked of it in vain.
+
+    Raises:
+        ReconstructionError: when a node dies or the time is over.
+    """
+
+    def there() -> bool:
+        return any(name.endswith(_SERVER_READY) for name, _ in recorder.get_service_names_and_types())
+
+    session.wait(there, "the reconstruction server to become active", timeout_s=_START_TIMEOUT_S)
 
 
 def wait_idle(session: RosSession, recorder: Recorder, on_wait: Callable[[], None]) -> None:

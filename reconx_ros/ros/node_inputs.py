@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.pipeline.config import RosConfig
+from reconx_ros.ros.camera_input import CameraInput
 from reconx_ros.ros.conversions import se3_of_pose, stamp_ns_of
 from reconx_ros.ros.diagnostics import InputMonitor
-from reconx_ros.ros.ingest import CameraInput
+from reconx_ros.ros.endpoints import Publisher, publishers_of, reason_for_silence, topics_like, type_name_of
+from reconx_ros.ros.input_lane import InputLane
 from reconx_ros.ros.mailbox import InputCounters, Mailbox
 from reconx_ros.ros.qos import sensor_qos, subscription_options
 from reconx_ros.ros.tf import PoseLookup
 
 Arrival = tuple[CameraInput, Any, float]
 """Camera, image message, monotonic time [s]."""
+INPUT_DEPTH = 10
+"""Messages that DDS holds for the input thread: a third of a second at 30 Hz."""
 
 
 class NodeInputs:
@@ -34,6 +37,7 @@ class NodeInputs:
         lookup: fed by odometry, where poses come from it.
         counters: where images, drops and durations are counted.
         wake: called after each message.
+        lane: serves the subscriptions.
 
     Attributes:
         mailbox: images that nobody has looked at.
@@ -43,32 +47,79 @@ class NodeInputs:
     """
 
     def __init__(
-        self, node: Node, config: RosConfig, lookup: PoseLookup, counters: InputCounters, wake: Callable[[], None]
+        self,
+        node: Node,
+        config: RosConfig,
+        lookup: PoseLookup,
+        counters: InputCounters,
+        wake: Callable[[], None],
+        lane: InputLane,
     ) -> None:
         self._node = node
         self._lookup = lookup
         self._counters = counters
         self._wake = wake
-        self._group = MutuallyExclusiveCallbackGroup()
-        self._subscriptions: list[Subscription] = []
+        self._lane = lane
+        self._subscriptions: dict[str, Subscription] = {}
+        self._stamp_arrivals = config.zero_stamps == "arrival"
         self.mailbox: Mailbox[Arrival] = Mailbox(config.queue_size, counters.drops.add, wake)
         self.cameras = {name: CameraInput(name) for name in config.cameras}
         self.monitors: dict[str, InputMonitor] = {}
         self.paused = False
-        for camera in self.cameras.values():
-            self._subscribe_camera(camera, config)
+        try:
+            self._subscribe_all(config)
+            lane.wake()
+        except Exception:
+            self.close()
+            raise
+
+    def _subscribe_all(self, config: RosConfig) -> None:
+        for name, camera in self.cameras.items():
+            try:
+                self._subscribe_camera(camera, config)
+            except Exception as error:
+                raise InvalidInputError(
+                    f"ros.cameras has '{name}', whose topics cannot be subscribed to: {error}"
+                ) from None
         if config.pose_source == "odometry":
             self._subscribe(Odometry, "odom", self._on_odometry, needed=True)
 
     def close(self) -> None:
         """Unsubscribe."""
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        self._subscriptions = {}
+        self._lane.wake()
 
-    def publishers_of(self, topic: str) -> int:
-        """How many publishers a topic has."""
-        return int(self._node.count_publishers(topic))
+    def publishers(self, monitor: InputMonitor) -> tuple[Publisher, ...]:
+        """Who publishes a topic, and whether it matches."""
+        subscription = self._subscriptions.get(monitor.topic)
+        if subscription is None:
+            return ()
+        return publishers_of(self._node, monitor.topic, monitor.type_name, subscription.qos_profile)
+
+    def problem(self, monitor: InputMonitor, publishers: Sequence[Publisher], now_s: float, timeout_s: float) -> str:
+        """One sentence about what keeps messages from coming; empty when they come or it is too early to say."""
+        former = monitor.publishers
+        if publishers:
+            monitor.publishers = tuple(p.node for p in publishers)
+        if monitor.silent_s(now_s) < timeout_s:
+            return ""
+        alternatives = () if publishers else topics_like(self._node, monitor.topic, monitor.type_name)
+        hint = "" if publishers else self._other_transport(monitor)
+        reason = reason_for_silence(publishers, monitor.type_name, alternatives, hint, former)
+        return f"{monitor.silence(now_s)}: {reason}"
+
+    def _other_transport(self, monitor: InputMonitor) -> str:
+        """The setting under which this camera's other transport would be heard, if somebody publishes that one."""
+        names = {"/compressed": "image_transport", "/compressedDepth": "depth_transport"}
+        for suffix, setting in names.items():
+            raw = monitor.topic.removesuffix(suffix)
+            other, value = (raw, "raw") if raw != monitor.topic else (f"{monitor.topic}{suffix}", suffix[1:])
+            image = not monitor.topic.endswith("camera_info")
+            if image and self._node.count_publishers(other):
+                return f"{other} is published, set ros.{setting}: {value}"
+        return ""
 
     def _subscribe_camera(self, camera: CameraInput, config: RosConfig) -> None:
         prefix = f"{camera.name}/" if camera.name else ""
@@ -76,36 +127,35 @@ class NodeInputs:
         kind: type = Image
         if config.image_transport == "compressed":
             kind, image = CompressedImage, f"{image}/compressed"  # after remapping, as image_transport does it
+        camera.info_topic = self._node.resolve_topic_name(f"{prefix}camera_info")
         self._subscribe(kind, image, lambda m: self._on_image(camera, m), needed=True)
         self._subscribe(CameraInfo, f"{prefix}camera_info", lambda m: self._on_info(camera, m), needed=True)
         if config.use_depth:
             kind = Image
             if config.depth_transport == "compressedDepth":
                 kind, depth = CompressedImage, f"{depth}/compressedDepth"
+            camera.depth_topic, camera.depth_arrived_s = depth, time.monotonic()
             self._subscribe(kind, depth, lambda m: self._on_depth(camera, m), needed=False)
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], *, needed: bool) -> None:
         resolved = self._node.resolve_topic_name(topic)
-        monitor = InputMonitor(topic=resolved, needed=needed, since_s=time.monotonic())
+        monitor = InputMonitor(topic=resolved, type_name=type_name_of(kind), needed=needed, since_s=time.monotonic())
         self.monitors[resolved] = monitor
 
         def receive(msg: Any) -> None:
             monitor.meter.tick(time.monotonic())
             callback(msg)
 
-        self._subscriptions.append(
-            self._node.create_subscription(
-                kind,
-                topic,
-                receive,
-                sensor_qos(),
-                callback_group=self._group,
-                **subscription_options(resolved, self._on_incompatible),
-            )
+        self._subscriptions[resolved] = self._node.create_subscription(
+            kind,
+            topic,
+            receive,
+            sensor_qos(INPUT_DEPTH),
+            callback_group=self._lane.group,
+            **subscription_options(resolved, self._on_incompatible),
         )
 
     def _on_incompatible(self, topic: str, policy: str) -> None:
-        self.monitors[topic].incompatible = policy
         self._node.get_logger().warning(f"a publisher of {topic} offers an incompatible {policy} policy")
 
     def _on_image(self, camera: CameraInput, msg: Image | CompressedImage) -> None:
@@ -114,17 +164,24 @@ class NodeInputs:
         if self.paused:
             self._counters.drops.add("paused")
         else:
+            self._stamp_if_zero(msg)
             self.mailbox.put((camera, msg, time.monotonic()))
         self._counters.callbacks.add(time.perf_counter() - start_s)
 
+    def _stamp_if_zero(self, msg: Image | CompressedImage) -> None:
+        """The time of arrival for a message without stamp, where the parameters ask for it."""
+        if self._stamp_arrivals and stamp_ns_of(msg.header.stamp) == 0:
+            msg.header.stamp = self._node.get_clock().now().to_msg()
+
     def _on_info(self, camera: CameraInput, msg: CameraInfo) -> None:
-        first = camera.info is None
-        camera.info = msg
+        first = not camera.infos
+        camera.infos.append(msg)
         if first:
             self._wake()
 
     def _on_depth(self, camera: CameraInput, msg: Image | CompressedImage) -> None:
-        camera.depths.append(msg)
+        self._stamp_if_zero(msg)
+        camera.put_depth(msg, time.monotonic())
         self._wake()
 
     def _on_odometry(self, msg: Odometry) -> None:
@@ -132,4 +189,4 @@ class NodeInputs:
             pose = se3_of_pose(msg.pose.pose)
             self._lookup.add(msg.header.frame_id, msg.child_frame_id, stamp_ns_of(msg.header.stamp), pose)
         except InvalidInputError as error:
-            self._node.get_logger().warning(f"odometry is ignored: {error}", throttle_duration_sec=5.0)
+            self._lookup.refusals.add(f"odometry is ignored: {error}", time.monotonic())

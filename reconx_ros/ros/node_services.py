@@ -17,8 +17,9 @@ from reconx_ros.ros import map_files
 from reconx_ros.ros.conversions import header_msg, pinhole_of_info, se3_of_pose
 from reconx_ros.ros.folders import output_folder
 from reconx_ros.ros.lifecycle import answered
-from reconx_ros.ros.map_session import MapSession
+from reconx_ros.ros.map_session import BusyError, MapSession, NoMapError
 from reconx_ros.ros.mapping_thread import MappingThread
+from reconx_ros.ros.scene_client import SceneClient
 from reconx_ros.srv import LoadMap, SaveMap, ScoreViews
 
 R = TypeVar("R")
@@ -51,6 +52,7 @@ class NodeServices:
         self._on_pause = on_pause
         self._on_reset = on_reset
         group = ReentrantCallbackGroup()
+        self._scenes = SceneClient(node, node.parameters.config.ros.server, group)
         served = (
             (Trigger, "trigger", self._trigger),
             (SetBool, "pause", self._pause),
@@ -70,6 +72,7 @@ class NodeServices:
         for service in self._services:
             node.destroy_service(service)
         self._services = []
+        self._scenes.close()
 
     def _on_thread(self, task: Callable[[], R]) -> R:
         try:
@@ -91,8 +94,7 @@ class NodeServices:
         return response
 
     def _pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.message = self._on_pause(bool(request.data))
-        response.success = True
+        response.success, response.message = bool(self._node.active), self._on_pause(bool(request.data))
         return response
 
     def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -119,20 +121,32 @@ class NodeServices:
         codes = SaveMap.Response
         try:
             folder = map_files.resolved(request.path, self._base())
-            if not self._session.has_map:
-                return _refused(response, codes.NO_MAP, "there is no map yet, expected at least one reconstruction")
             size, points = self._on_thread(lambda: self._session.save(folder, overwrite=bool(request.overwrite)))
         except FileExistsError as error:
             return _refused(response, codes.EXISTS, str(error))
+        except NoMapError as error:
+            return _refused(response, codes.NO_MAP, str(error))
         except InvalidInputError as error:
             return _refused(response, codes.INVALID_PATH, str(error))
+        except map_files.DiskFullError as error:
+            return self._failed(response, codes.NO_DISK, str(error))
         except StorageError as error:
-            full = "No space left" in str(error)
-            return _refused(response, codes.NO_DISK if full else codes.WRITE_FAILED, str(error))
+            return self._failed(response, codes.WRITE_FAILED, str(error))
         response.header = header_msg(self._session.facts.stamp_ns, self._frame())
         response.success, response.bytes, response.points = True, int(size), int(points)
-        response.message = f"{points} points are saved in {folder}"
+        response.message = self._stored(f"{points} points are saved in {folder}")
         return response
+
+    def _failed(self, response: R, code: int, sentence: str) -> R:
+        """As ``_refused``, where not the request but the storage is to blame: diagnostics tell it too."""
+        self._session.note_storage(sentence, failed=True)
+        self._node.get_logger().error(sentence)
+        return _refused(response, code, sentence)
+
+    def _stored(self, sentence: str) -> str:
+        self._session.note_storage(sentence, failed=False)
+        self._node.get_logger().info(sentence)
+        return sentence
 
     def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> LoadMap.Response:
         codes = LoadMap.Response
@@ -141,20 +155,21 @@ class NodeServices:
             return _refused(response, codes.INVALID_MAP, f"frame is '{wanted}', expected the map frame '{frame}'")
         try:
             folder = map_files.resolved(request.path, self._base())
-            if self._session.running:
-                return _refused(response, codes.BUSY, "a reconstruction is running, try again when it has ended")
             loaded = self._on_thread(lambda: self._session.load(folder))
         except FileNotFoundError as error:
-            return _refused(response, codes.NOT_FOUND, str(error))
+            return self._failed(response, codes.NOT_FOUND, str(error))
+        except BusyError as error:
+            return _refused(response, codes.BUSY, str(error))
         except (InvalidInputError, StorageError) as error:
-            return _refused(response, codes.INVALID_MAP, str(error))
+            return self._failed(response, codes.INVALID_MAP, str(error))
         except MemoryError:
-            return _refused(response, codes.OUT_OF_MEMORY, f"the map {folder} does not fit into the memory")
+            return self._failed(response, codes.OUT_OF_MEMORY, f"the map {folder} does not fit into the memory")
         response.header = header_msg(loaded.stamp_ns, frame)
         response.success, response.points, response.metric_scale = True, len(loaded.cloud), bool(loaded.metric_scale)
         response.bytes = sum(int(file.stat().st_size) for file in folder.iterdir())
         other = "" if loaded.frame_id == frame else f"; they were saved in frame '{loaded.frame_id}'"
-        response.message = f"{len(loaded.cloud)} points are loaded from {folder}{other}"
+        drawn = self._scenes.load(loaded.scene, response.header)
+        response.message = self._stored(f"{len(loaded.cloud)} points are loaded from {folder}{other}; {drawn}")
         return response
 
     def _score_views(self, request: ScoreViews.Request, response: ScoreViews.Response) -> ScoreViews.Response:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Header
 
 from reconx_ros.msg import Status
-from reconx_ros.pipeline.config import RosConfig
 from reconx_ros.ros import diagnostics
-from reconx_ros.ros.ingest import Pending
+from reconx_ros.ros.ingest import Now
+from reconx_ros.ros.input_watch import POSE_REASONS
 from reconx_ros.ros.mailbox import InputCounters
 from reconx_ros.ros.map_session import Facts
-from reconx_ros.ros.node_inputs import NodeInputs
 
 _STATE_WORDS = {
     Status.WAITING_FOR_INPUT: "waiting for input",
@@ -34,10 +33,13 @@ class Situation:
     Attributes:
         facts: of the mapping.
         problems: reason to sentence, of frames that wait or were dropped.
-        waiting: frames that wait.
         progress: (stage, fraction) of the running job.
         usable_frame: whether one has come since activation.
+        starved: why no usable frame has come for a while; empty while frames come.
         absence: one sentence when the reconstruction server is not there.
+        thinning: one sentence about ``~/points_downsampled``.
+        trouble: one clause while nothing is heard of the running job.
+        next_try_s: time until a job is tried again; None when none waits for that.
     """
 
     active: bool
@@ -46,8 +48,11 @@ class Situation:
     absence: str
     facts: Facts
     problems: dict[str, str]
-    waiting: tuple[Pending, ...]
     progress: tuple[str, float] | None
+    starved: str = ""
+    thinning: str = ""
+    trouble: str = ""
+    next_try_s: float | None = None
 
 
 def state_of(situation: Situation) -> tuple[int, str]:
@@ -58,13 +63,15 @@ def state_of(situation: Situation) -> tuple[int, str]:
     elif situation.paused:
         state, reason = Status.PAUSED, ""
     elif situation.progress is not None:
-        state, reason = Status.RECONSTRUCTING, situation.progress[0]
+        stage = situation.progress[0]
+        state, reason = Status.RECONSTRUCTING, f"{stage}; {situation.trouble}" if situation.trouble else stage
     elif facts.failing:
         state, reason = Status.ERROR, facts.last_error
-    elif not situation.usable_frame:
-        state, reason = Status.WAITING_FOR_INPUT, "; ".join(situation.problems.values())
+    elif not situation.usable_frame or situation.starved:
+        problems = "; ".join(situation.problems.values())
+        state, reason = Status.WAITING_FOR_INPUT, situation.starved or problems or facts.notice
     else:
-        state, reason = Status.COLLECTING, situation.absence or facts.reason
+        state, reason = Status.COLLECTING, "; ".join(s for s in (facts.notice, situation.absence or facts.reason) if s)
     words = _STATE_WORDS[state]
     return int(state), f"{words}: {reason}" if reason else words
 
@@ -83,36 +90,24 @@ def status_msg(situation: Situation, counters: InputCounters, header: Header) ->
     msg.pointmap_backend, msg.diffusion_backend, msg.splatting_backend = facts.backends
     msg.last_error = facts.last_error
     msg.job_stage, msg.job_fraction = situation.progress or ("", math.nan)
+    msg.job_bytes_sent, msg.job_bytes_received = int(facts.bytes_sent), int(facts.bytes_received)
+    msg.next_try_s = math.nan if situation.next_try_s is None else float(situation.next_try_s)
     msg.callback_p50_ms, msg.callback_p99_ms = counters.callbacks.percentiles_ms(0.5, 0.99)
     return msg
 
 
-def input_statuses(inputs: NodeInputs | None, config: RosConfig) -> list[DiagnosticStatus]:
-    """One status for each subscribed topic."""
-    if inputs is None:
-        return [diagnostics.status("inputs", diagnostics.OK, "not active, nothing is subscribed")]
-    now_s = time.monotonic()
-    return [
-        diagnostics.input_status(monitor, now_s, config.input_timeout_s, inputs.publishers_of(monitor.topic))
-        for monitor in inputs.monitors.values()
-    ]
+def unconfigured_msg(failure: str, header: Header) -> Status:
+    """The status before configuration, with the reason why it failed."""
+    msg = Status(header=header, state=Status.UNCONFIGURED, last_error=failure)
+    msg.state_text = f"unconfigured: {failure}" if failure else "unconfigured"
+    msg.coverage = msg.job_fraction = msg.next_try_s = msg.callback_p50_ms = msg.callback_p99_ms = math.nan
+    return msg
 
 
-def transform_status(situation: Situation, source: str) -> DiagnosticStatus:
-    """Whether frames get their pose, with the frames and stamps when they do not."""
-    waiting = [p for p in situation.waiting if p.waits_for == "no_pose"]
-    values: dict[str, object] = {"source": source, "frames waiting": len(waiting)}
-    if waiting:
-        values["oldest stamp waiting [s]"] = f"{min(p.stamp_ns for p in waiting) / 1e9:.3f}"
-    trouble = [situation.problems[r] for r in ("no_pose", "pose_too_old") if r in situation.problems]
-    if not trouble:
-        return diagnostics.status("transforms", diagnostics.OK, f"from the {source}", values)
-    sentence = f"frames have no pose: {'; '.join(trouble)}"
-    if waiting:
-        sentence += f"; {len(waiting)} wait, the oldest since stamp {values['oldest stamp waiting [s]']} s"
-    hopeless = "pose_too_old" in situation.problems or not situation.usable_frame
-    level = diagnostics.ERROR if hopeless else diagnostics.WARN
-    return diagnostics.status("transforms", level, sentence, values)
+def storage_status(facts: Facts) -> DiagnosticStatus:
+    """How the newest saving or loading of a map went."""
+    level = diagnostics.ERROR if facts.storage_failed else diagnostics.OK
+    return diagnostics.status("map storage", level, facts.storage)
 
 
 def mapping_status(situation: Situation, counters: InputCounters) -> DiagnosticStatus:
@@ -123,12 +118,13 @@ def mapping_status(situation: Situation, counters: InputCounters) -> DiagnosticS
         "keyframes": facts.keyframes,
         "coverage": "unknown" if facts.coverage is None else f"{facts.coverage:.3f}",
         "points": facts.points,
+        "points downsampled": situation.thinning or "never asked for",
         "frames in": counters.frames_in,
         "drops": ", ".join(f"{r} {n}" for r, n in counters.drops.snapshot().items()) or "none",
         "image callback p50 [ms]": f"{p50_ms:.3f}",
         "image callback p99 [ms]": f"{p99_ms:.3f}",
     }
-    trouble = [s for r, s in situation.problems.items() if r not in ("no_pose", "pose_too_old")]
+    trouble = [s for r, s in situation.problems.items() if r not in POSE_REASONS]
     words = "; ".join(trouble) or state_of(situation)[1]
     return diagnostics.status("mapping", diagnostics.WARN if trouble else diagnostics.OK, words, values)
 
@@ -140,6 +136,11 @@ def server_status(situation: Situation) -> DiagnosticStatus:
     if situation.progress is not None:
         stage, fraction = situation.progress
         values["running"] = f"{stage} {100 * fraction:.0f} %"
+    values |= {"newest job sent [B]": facts.bytes_sent, "newest result received [B]": facts.bytes_received}
+    if situation.next_try_s is not None:
+        values["next try in [s]"] = f"{situation.next_try_s:.0f}"
+    if situation.trouble:
+        return diagnostics.status("reconstruction", diagnostics.WARN, situation.trouble, values)
     if situation.absence:
         return diagnostics.status("reconstruction", diagnostics.WARN, situation.absence, values)
     if facts.failing:
@@ -148,13 +149,16 @@ def server_status(situation: Situation) -> DiagnosticStatus:
     return diagnostics.status("reconstruction", diagnostics.OK, words, values)
 
 
-def clock_status(simulated: bool, now_ns: int, unknown: list[str]) -> list[DiagnosticStatus]:
-    """Simulated time without a clock, and parameters that no setting has."""
-    stuck = simulated and now_ns == 0
-    clock = diagnostics.status(
-        "clock",
-        diagnostics.ERROR if stuck else diagnostics.OK,
-        "use_sim_time is set but nothing has come on /clock" if stuck else "simulated" if simulated else "system",
-    )
+def clock_status(now: Now, clocks: Sequence[str], notice: str, unknown: list[str]) -> list[DiagnosticStatus]:
+    """Simulated time without a clock or with several, the newest jump, and parameters that no setting has."""
+    values = {"newest jump": notice or "none", "published by": ", ".join(clocks) or "nobody"}
+    if now.simulated and now.ros_ns == 0:
+        words, level = "use_sim_time is set but nothing has come on /clock", diagnostics.ERROR
+        words += "" if clocks else ": nobody publishes it"
+    elif now.simulated and len(clocks) > 1:
+        words, level = f"several nodes publish /clock, so that time jumps: {', '.join(clocks)}", diagnostics.WARN
+    else:
+        words, level = "simulated" if now.simulated else "system", diagnostics.OK
+    clock = diagnostics.status("clock", level, f"{words}; {notice}" if notice else words, values)
     level = diagnostics.WARN if unknown else diagnostics.OK
     return [clock, diagnostics.status("parameters", level, "; ".join(unknown) or "all known")]

@@ -21,12 +21,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from reconx_ros.core import Frame, Keyframe, PointCloud
+from reconx_ros.geometry.voxel import thin_to
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.msg import Coverage
 from reconx_ros.msg import Keyframe as KeyframeMsg
-from reconx_ros.pipeline.config import CoverageConfig
+from reconx_ros.pipeline.config import CoverageConfig, OutputConfig
 from reconx_ros.pipeline.mapper import CoverageReport
 from reconx_ros.ros.conversions import (
+    CLOUD_DTYPE,
     byte_array,
     camera_info_msg,
     cloud_msg,
@@ -52,11 +54,15 @@ class Outputs:
         node: publishes in its name.
         on_incompatible: told of subscribers whose QoS does not match.
         novel_views: novel views of one result, which all have to fit into the queues.
+
+    Attributes:
+        thinning: one sentence about ``~/points_downsampled`` as it was last built; empty before.
     """
 
     def __init__(self, node: Node, on_incompatible: OnIncompatible, novel_views: int) -> None:
         self._node = node
         self._publishers: list[Publisher] = []
+        self.thinning = ""
 
         def make(kind: type, topic: str, qos: QoSProfile) -> Publisher:
             options = publisher_options(topic, on_incompatible)
@@ -66,6 +72,7 @@ class Outputs:
 
         stream = reliable_qos(max(10, 2 * novel_views))
         self._points = make(PointCloud2, "~/points", latched_qos())
+        self._downsampled = make(PointCloud2, "~/points_downsampled", latched_qos())
         self._markers = make(MarkerArray, "~/keyframes", latched_qos())
         self._keyframe = make(KeyframeMsg, "~/keyframe", reliable_qos())
         self._coverage = make(Coverage, "~/coverage", reliable_qos())
@@ -87,7 +94,7 @@ class Outputs:
 
     def serve_late(self) -> None:
         """Publish latched messages that nobody wanted when they became due and somebody wants now."""
-        for publisher in (self._points, self._markers):
+        for publisher in (self._points, self._downsampled, self._markers, self._novel_path):
             publish = self._late.get(id(publisher))
             if publish is not None and _wanted(publisher):
                 del self._late[id(publisher)]
@@ -105,9 +112,21 @@ class Outputs:
         else:
             self._late[id(publisher)] = publish
 
-    def points(self, cloud: PointCloud, stamp_ns: int, frame_id: str) -> None:
-        """Publish the map's cloud."""
+    def points(self, cloud: PointCloud, stamp_ns: int, frame_id: str, config: OutputConfig) -> None:
+        """Publish the map's cloud, whole and thinned to what the configuration allows."""
         self._latched(self._points, lambda: cloud_msg(cloud, header_msg(stamp_ns, frame_id)))
+        self._latched(
+            self._downsampled, lambda: cloud_msg(self._thinned(cloud, config), header_msg(stamp_ns, frame_id))
+        )
+
+    def _thinned(self, cloud: PointCloud, config: OutputConfig) -> PointCloud:
+        voxel, limit = config.downsampled_voxel_size, config.max_cloud_bytes
+        thinned, needed = thin_to(cloud, voxel, limit // CLOUD_DTYPE.itemsize)
+        self.thinning = f"{len(thinned)} of {len(cloud)} points, voxels of {needed:.3g}"
+        if needed > voxel:
+            self.thinning += f" instead of {voxel:.3g}, which exceed output.max_cloud_bytes = {limit}"
+            self._node.get_logger().warning(f"~/points_downsampled has {self.thinning}")
+        return thinned
 
     def keyframes(self, keyframes: Sequence[Keyframe], frame_id: str, depth: float, mapped: set[int]) -> None:
         """Publish the frustums of the keyframes held."""
@@ -133,15 +152,16 @@ class Outputs:
         stamps_ns = [stamp_ns + i for i in range(len(views))]
         poses = [view.pose for view in views if view.pose is not None]
         if len(poses) == len(views):
-            self._novel_path.publish(path_msg(poses, stamps_ns, frame_id, stamp_ns))
+            self._latched(self._novel_path, lambda: path_msg(poses, stamps_ns, frame_id, stamp_ns))
         for view, view_stamp_ns in zip(views, stamps_ns, strict=True):
             self._novel_view(view, view_stamp_ns, frame_id)
 
     def _novel_view(self, view: EncodedView, stamp_ns: int, frame_id: str) -> None:
         header = header_msg(stamp_ns, NOVEL_VIEW_FRAME)
-        if view.pose is not None:
+        if view.pose is not None and _wanted(self._novel_pose):
             self._novel_pose.publish(PoseStamped(header=header_msg(stamp_ns, frame_id), pose=pose_msg(view.pose)))
-        self._novel_info.publish(camera_info_msg(view.camera, header))
+        if _wanted(self._novel_info):
+            self._novel_info.publish(camera_info_msg(view.camera, header))
         if view.depth is not None and _wanted(self._novel_depth):
             depth = safe_depth_png(view.depth, "depth of a novel view")
             depth[depth == 0] = np.nan

@@ -1,7 +1,7 @@
 """Quality of service (REP-2003): sensors best effort, maps reliable and latched, all overridable by parameters.
 
-``qos_overrides./image.subscription.reliability: reliable`` (and ``history``, ``depth``) in a parameter file changes one
-endpoint; bags that must be replayed without loss use it.
+``qos_overrides./image.subscription.reliability: reliable`` (and ``history``, ``depth``, ``durability``) in a parameter
+file changes one endpoint; bags that must be replayed without loss use it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
+    QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
     qos_policy_name_from_kind,
@@ -52,6 +53,13 @@ def latched_qos(depth: int = 1) -> QoSProfile:
     )
 
 
+def _overridable() -> QoSOverridingOptions:
+    """What parameters may change: rclpy's own choice, and durability, which turns a latched topic into a stream."""
+    return QoSOverridingOptions(
+        (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+    )
+
+
 def subscription_options(topic: str, on_incompatible: OnIncompatible) -> dict[str, Any]:
     """Keyword arguments of create_subscription: QoS overrides and the event of an incompatible publisher."""
 
@@ -59,7 +67,7 @@ def subscription_options(topic: str, on_incompatible: OnIncompatible) -> dict[st
         on_incompatible(topic, qos_policy_name_from_kind(event.last_policy_kind))
 
     return {
-        "qos_overriding_options": QoSOverridingOptions.with_default_policies(),
+        "qos_overriding_options": _overridable(),
         "event_callbacks": SubscriptionEventCallbacks(incompatible_qos=incompatible),
     }
 
@@ -71,6 +79,6 @@ def publisher_options(topic: str, on_incompatible: OnIncompatible) -> dict[str, 
         on_incompatible(topic, qos_policy_name_from_kind(event.last_policy_kind))
 
     return {
-        "qos_overriding_options": QoSOverridingOptions.with_default_policies(),
+        "qos_overriding_options": _overridable(),
         "event_callbacks": PublisherEventCallbacks(incompatible_qos=incompatible),
     }

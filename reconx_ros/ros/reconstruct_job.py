@@ -83,6 +83,20 @@ def reconstruct(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Pa
     return JobOutput(outcome=_saved(result, outcome, out_dir), draw=SceneRenderer(result.scene, config).render)
 
 
+def loaded_scene(path: Path, config: ReconxConfig) -> tuple[int, Draw]:
+    """A saved scene: the number of its Gaussians, and what draws it.
+
+    Raises:
+        StorageError: when the file cannot be read.
+        InvalidInputError: when it is no scene.
+    """
+    from reconx_ros.io.gaussians import read_scene_ply
+    from reconx_ros.pipeline.reconstructor import SceneRenderer
+
+    scene = read_scene_ply(path)
+    return len(scene), SceneRenderer(scene, config).render
+
+
 def _configured(config: ReconxConfig, request: JobRequest) -> ReconxConfig:
     try:
         return job_config(config, request.preset, request.options_yaml)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -15,42 +16,12 @@ from rclpy.node import Node
 
 from reconx_ros.action import Reconstruct
 from reconx_ros.core import InvalidInputError
-from reconx_ros.ros.action_messages import goal_of_request, outcome_of_result
+from reconx_ros.pipeline.config import RosConfig
+from reconx_ros.ros.action_messages import goal_of_request, outcome_of_result, payload_bytes
 from reconx_ros.ros.job_data import ErrorCode, JobOutcome, JobRequest
+from reconx_ros.ros.link import Advice, JobLink
 
 OnDone = Callable[[JobRequest, JobOutcome], None]
-MAX_BACKOFF_S = 60.0
-
-
-class Backoff:
-    """When to try again: the wait doubles with each failure up to a minute, a success starts over."""
-
-    def __init__(self) -> None:
-        self._wait_s = 0.0
-        self._due_s: float | None = None
-
-    def failed(self, now_s: float, first_wait_s: float) -> float:
-        """A try failed; returns the seconds until the next one."""
-        self._wait_s = min(2 * self._wait_s, MAX_BACKOFF_S) if self._wait_s else first_wait_s
-        self._due_s = now_s + self._wait_s
-        return self._wait_s
-
-    def stop(self) -> None:
-        """No further try is due."""
-        self._due_s = None
-
-    def succeeded(self) -> None:
-        """A try went well."""
-        self._wait_s, self._due_s = 0.0, None
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a further try is planned."""
-        return self._due_s is not None
-
-    def due(self, now_s: float) -> bool:
-        """Whether the planned try should be made now."""
-        return self._due_s is not None and now_s >= self._due_s
 
 
 @dataclass
@@ -58,9 +29,7 @@ class _Running:
     """The job in progress."""
 
     request: JobRequest
-    heard_s: float
-    stage: str = "queued"
-    fraction: float = 0.0
+    link: JobLink
     handle: Any = None
 
 
@@ -72,15 +41,19 @@ class ReconstructionClient:
         server: name of the server's node, relative to this node's namespace or absolute.
         group: callback group of the action client.
         on_done: called once for each started job, from any thread.
+
+    Attributes:
+        name: under which the server knows this robot: node and computer, the same after a restart.
     """
 
     def __init__(self, node: Node, server: str, group: CallbackGroup, on_done: OnDone) -> None:
         self._node = node
-        self._name = f"{server}/reconstruct"
-        self._client = ActionClient(node, Reconstruct, self._name, callback_group=group)
+        self._action = f"{server}/reconstruct"
+        self._client = ActionClient(node, Reconstruct, self._action, callback_group=group)
         self._on_done = on_done
         self._lock = threading.Lock()
         self._running: _Running | None = None
+        self.name = f"{node.get_fully_qualified_name()}@{socket.gethostname()}"
 
     def close(self) -> None:
         """Cancel the running job and stop."""
@@ -94,23 +67,30 @@ class ReconstructionClient:
         """One sentence when the server is not there; empty when it is."""
         if self._client.server_is_ready():
             return ""
-        return f"the reconstruction server is not there: nobody offers the action {self._name}"
+        return f"the reconstruction server is not there: nobody offers the action {self._action}"
 
     @property
     def progress(self) -> tuple[str, float] | None:
         """(stage, fraction) of the running job; None when none runs."""
         running = self._running
-        return None if running is None else (running.stage, running.fraction)
+        return None if running is None else (running.link.stage, running.link.fraction)
 
-    def start(self, request: JobRequest) -> None:
-        """Send a job; call only when none runs."""
-        running = _Running(request=request, heard_s=time.monotonic())
+    def trouble(self, silence_s: float) -> str:
+        """One clause while nothing is heard of the running job; empty otherwise."""
+        running = self._running
+        return "" if running is None else running.link.trouble(time.monotonic(), silence_s)
+
+    def start(self, request: JobRequest) -> int:
+        """Send a job; call only when none runs. Returns the bytes sent."""
+        running = _Running(request=request, link=JobLink(time.monotonic()))
+        goal = goal_of_request(request)
         with self._lock:
             self._running = running
         future = self._client.send_goal_async(
-            goal_of_request(request), feedback_callback=lambda message: self._on_feedback(running, message.feedback)
+            goal, feedback_callback=lambda message: self._on_feedback(running, message.feedback)
         )
         future.add_done_callback(lambda done: self._on_answer(running, done))
+        return payload_bytes(goal)
 
     def cancel(self) -> None:
         """Ask the server to stop the running job; its outcome still comes."""
@@ -124,37 +104,55 @@ class ReconstructionClient:
         with self._lock:
             self._running = None
 
-    def check(self, timeout_s: float) -> None:
-        """Give the running job up when the server has been silent for too long."""
+    def check(self, config: RosConfig) -> None:
+        """Look after the running job: say when the link breaks and is back, ask again for its result, give it up.
+
+        Call several times a second.
+        """
         running = self._running
         if running is None:
             return
-        silent_s = time.monotonic() - running.heard_s
-        if silent_s > timeout_s or (silent_s > 3.0 and not self._client.server_is_ready()):
+        now_s, link = time.monotonic(), running.link
+        advice, words = link.advice(
+            now_s,
+            present=self._client.server_is_ready(),
+            silence_s=config.server_timeout_s,
+            stall_s=config.progress_timeout_s,
+        )
+        if advice is Advice.GIVE_UP:
             self.cancel()
-            sentence = f"the reconstruction server has been silent for {silent_s:.0f} s, the job is given up"
+            sentence = f"the reconstruction server {words}, the job is given up"
             self._finish(running, JobOutcome.failure(ErrorCode.WORKER_DIED, sentence))
+        elif advice is Advice.TELL_LOST:
+            self._node.get_logger().warning(words)
+        elif advice is Advice.TELL_BACK:
+            self._node.get_logger().info(f"the reconstruction server {words}, the job goes on")
+        if running.handle is not None and link.should_ask(now_s):
+            self._ask_result(running)
 
     def _on_feedback(self, running: _Running, feedback: Reconstruct.Feedback) -> None:
-        running.heard_s = time.monotonic()
-        running.stage, running.fraction = str(feedback.stage), float(feedback.fraction)
+        running.link.progress(time.monotonic(), str(feedback.stage), float(feedback.fraction), str(feedback.message))
 
     def _on_answer(self, running: _Running, future: Any) -> None:
         handle = future.result()
-        running.heard_s = time.monotonic()
+        running.link.heard(time.monotonic())
         if not handle.accepted:
-            sentence = f"the reconstruction server refused the job: {self._name} is not active"
+            sentence = f"the reconstruction server refused the job: {self._action} is not active, or too many jobs wait"
             self._finish(running, JobOutcome.failure(ErrorCode.WORKER_DIED, sentence))
             return
         running.handle = handle
         if self._running is not running:  # abandoned meanwhile
             handle.cancel_goal_async()
-        handle.get_result_async().add_done_callback(lambda done: self._on_result(running, done))
+        self._ask_result(running)
+
+    def _ask_result(self, running: _Running) -> None:
+        running.handle.get_result_async().add_done_callback(lambda done: self._on_result(running, done))
 
     def _on_result(self, running: _Running, future: Any) -> None:
         response = future.result()
         if response.status == GoalStatus.STATUS_UNKNOWN:
-            outcome = JobOutcome.failure(ErrorCode.WORKER_DIED, "the reconstruction server no longer knows the job")
+            sentence = "the reconstruction server was started anew and no longer knows the job"
+            outcome = JobOutcome.failure(ErrorCode.WORKER_DIED, sentence)
         else:
             outcome = _outcome(response.result)
         self._finish(running, outcome)

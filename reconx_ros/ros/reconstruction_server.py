@@ -6,6 +6,7 @@ killed takes nothing with it. Runs wherever the GPU is, on the robot or beside i
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from reconx_ros.action import Reconstruct
 from reconx_ros.core import ReconxError
 from reconx_ros.ros import diagnostics
-from reconx_ros.ros.action_messages import request_of_goal, result_of_outcome
+from reconx_ros.ros.action_messages import request_of_goal, result_of_outcome, transport_of
 from reconx_ros.ros.conversions import stamp_ns_of
 from reconx_ros.ros.folders import KeptResults, job_folder
 from reconx_ros.ros.goal_feedback import GoalFeedback, report_of, resident_mib, stage_values
@@ -32,7 +33,8 @@ from reconx_ros.ros.lifecycle import ManagedNode, reported, spin
 from reconx_ros.ros.render_service import RenderService
 from reconx_ros.ros.worker_process import WorkerDiedError, WorkerProcess
 
-THREADS = 8
+THREADS = 12
+MAX_WAITING = 8  # each takes a thread; the rest answer
 _POLL_S = 0.05
 
 
@@ -46,19 +48,24 @@ class ReconstructionServer(ManagedNode):
         self._worker: WorkerProcess | None = None
         self._action: ActionServer | None = None
         self._render: RenderService | None = None
-        self._diagnostics: diagnostics.DiagnosticsPublisher | None = None
+        self._prepared = ""
         self._last_job = "none yet"
         self._last_failure = ""
         self._report: dict[str, Any] = {}
+        self._transport: dict[str, int] = {}
         self._kept = KeptResults()
 
     # Lifecycle ------------------------------------------------------------------------------------------------
 
     @reported
     def on_configure(self) -> None:
-        """Make the worker process, the action and the service."""
+        """Start the worker process, which loads backends and weights once; make the action and the services."""
         self.check_parameters()
-        self._worker = WorkerProcess(self._log_worker, self.parameters.config.ros.worker_nice)
+        config = self.parameters.config
+        self._worker = WorkerProcess(self._log_worker, config.ros.worker_nice)
+        self.get_logger().info("the worker process loads backends and weights")
+        self._prepared = self._worker.prepare(config, config.ros.worker_target).result()
+        self.get_logger().info(self._prepared)
         group = ReentrantCallbackGroup()
         self._render = RenderService(self, self._worker, group)
         self._action = ActionServer(
@@ -70,12 +77,12 @@ class ReconstructionServer(ManagedNode):
             handle_accepted_callback=self._on_accepted,
             cancel_callback=self._on_cancel,
             callback_group=group,
+            result_timeout=config.ros.result_timeout_s,
         )
-        self._diagnostics = diagnostics.DiagnosticsPublisher(self, [self._statuses], self.steady)
 
     @reported
     def on_activate(self) -> None:
-        """Take goals; the worker loads the library meanwhile."""
+        """Take goals; a worker that died meanwhile is started again."""
         assert self._worker is not None
         self._worker.start()
         self.active = True
@@ -101,14 +108,19 @@ class ReconstructionServer(ManagedNode):
         if self._worker is not None:
             self._worker.stop()
 
+    def undo(self, transition: str) -> None:
+        """As ManagedNode."""
+        if transition == "configure":
+            self._release()
+
     def _release(self) -> None:
         self.close()
-        for part in (self._render, self._diagnostics):
-            if part is not None:
-                part.close()
+        if self._render is not None:
+            self._render.close()
         if self._action is not None:
             self._action.destroy()
-        self._render = self._diagnostics = self._action = self._worker = None
+        self._render = self._action = self._worker = None
+        self._report, self._prepared = {}, ""
 
     def _log_worker(self, level: int, sentence: str) -> None:
         logger = self.get_logger()
@@ -122,13 +134,15 @@ class ReconstructionServer(ManagedNode):
     # Goals ----------------------------------------------------------------------------------------------------
 
     def _on_goal(self, goal: Reconstruct.Goal) -> GoalResponse:
-        if self.active:
+        if self.active and self._queue.waiting < MAX_WAITING:
             return GoalResponse.ACCEPT
-        self.get_logger().warning(f"job '{goal.job_id}' is refused: the server is not active")
+        reason = f"{MAX_WAITING} jobs wait already" if self.active else "the server is not active"
+        self.get_logger().warning(f"job '{goal.job_id}' is refused: {reason}")
         return GoalResponse.REJECT
 
     def _on_accepted(self, handle: ServerGoalHandle) -> None:
-        self._tickets[bytes(handle.goal_id.uuid)] = self._queue.enter()  # here, in the order of arrival
+        ticket = self._queue.enter(str(handle.request.client))  # here, in the order of arrival
+        self._tickets[bytes(handle.goal_id.uuid)] = ticket
         handle.execute()
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
@@ -147,38 +161,41 @@ class ReconstructionServer(ManagedNode):
         ticket = self._tickets.pop(bytes(handle.goal_id.uuid))
         feedback = GoalFeedback(handle)
         try:
-            turn = self._queue.wait(ticket, lambda: self._unwanted(handle), feedback.beat, _POLL_S)
-            outcome = self._outcome(handle, turn, feedback)
+            turn = self._queue.wait(ticket, lambda: self._unwanted(handle, ticket), feedback.beat, _POLL_S)
+            outcome = self._outcome(handle, turn, feedback, ticket)
         except ReconxError as error:
             outcome = JobOutcome.failure(ErrorCode.INVALID_GOAL, str(error))
         finally:
             self._queue.leave(ticket)
         return self._finish(handle, outcome)
 
-    def _unwanted(self, handle: ServerGoalHandle) -> bool:
-        return bool(handle.is_cancel_requested) or not self.active
+    def _unwanted(self, handle: ServerGoalHandle, ticket: Ticket) -> bool:
+        return bool(handle.is_cancel_requested) or ticket.superseded or not self.active
 
-    def _outcome(self, handle: ServerGoalHandle, turn: Turn, feedback: GoalFeedback) -> JobOutcome:
+    def _outcome(self, handle: ServerGoalHandle, turn: Turn, feedback: GoalFeedback, ticket: Ticket) -> JobOutcome:
         if turn is Turn.SUPERSEDED:
             return JobOutcome.failure(ErrorCode.SUPERSEDED, "a newer job took its place before it started")
         if turn is Turn.CANCELLED:
             return JobOutcome.failure(ErrorCode.CANCELLED, "cancelled before it started")
         request = request_of_goal(handle.request)
         self.get_logger().info(f"job '{request.job_id}' starts with {len(request.keyframes)} keyframes")
-        return self._worked(request, handle, feedback)
+        outcome = self._worked(request, feedback, lambda: self._unwanted(handle, ticket))
+        if ticket.superseded and outcome.error_code == ErrorCode.CANCELLED:
+            return JobOutcome.failure(ErrorCode.SUPERSEDED, f"{ticket.client} sent a newer job and left this one")
+        return outcome
 
-    def _worked(self, request: JobRequest, handle: ServerGoalHandle, feedback: GoalFeedback) -> JobOutcome:
+    def _worked(self, request: JobRequest, feedback: GoalFeedback, unwanted: Callable[[], bool]) -> JobOutcome:
         assert self._worker is not None
         config = self.parameters.config
         out_dir = str(job_folder(config.ros.output_dir, request.job_id))
-        key, future = self._worker.run(request, config, out_dir, config.ros.worker_target, feedback.take)
+        key, future = self._worker.run(request, config, out_dir, config.ros.worker_target, feedback.take, feedback.show)
         try:
-            return self._awaited(key, future, handle, feedback)
+            return self._awaited(key, future, unwanted, feedback)
         except WorkerDiedError as error:
             return JobOutcome.failure(ErrorCode.WORKER_DIED, f"{error}; it starts again with the next job")
 
     def _awaited(
-        self, key: str, future: Future[JobOutcome], handle: ServerGoalHandle, feedback: GoalFeedback
+        self, key: str, future: Future[JobOutcome], unwanted: Callable[[], bool], feedback: GoalFeedback
     ) -> JobOutcome:
         assert self._worker is not None
         deadline_s: float | None = None
@@ -187,7 +204,7 @@ class ReconstructionServer(ManagedNode):
                 return future.result(timeout=_POLL_S)
             except FutureTimeoutError:
                 feedback.beat()
-            if deadline_s is None and self._unwanted(handle):
+            if deadline_s is None and unwanted():
                 self._worker.cancel(key)
                 deadline_s = time.monotonic() + self.parameters.config.ros.cancel_timeout_s
             if deadline_s is not None and time.monotonic() > deadline_s:
@@ -199,7 +216,9 @@ class ReconstructionServer(ManagedNode):
         self._note(name, outcome)
         if outcome.scene_path:
             self._kept.add(Path(outcome.scene_path), self.parameters.config.ros.keep_results)
-        result = result_of_outcome(outcome, stamp_ns_of(header.stamp), header.frame_id)
+        packed = bool(handle.request.compress_cloud)
+        result = result_of_outcome(outcome, stamp_ns_of(header.stamp), header.frame_id, compress_cloud=packed)
+        self._report_transport(handle.request, result, len(outcome.cloud))
         if self._render is not None and outcome.error_code in (ErrorCode.NONE, ErrorCode.NO_DISK):
             self._render.scene_header = header
         if outcome.succeeded:
@@ -209,6 +228,12 @@ class ReconstructionServer(ManagedNode):
         else:
             handle.abort()
         return result
+
+    def _report_transport(self, goal: Reconstruct.Goal, result: Reconstruct.Result, points: int) -> None:
+        self._transport = transport_of(goal, result, points)
+        report = report_of(result.report_json)
+        if report:
+            result.report_json = json.dumps({**report, "transport": self._transport})
 
     def _note(self, name: str, outcome: JobOutcome) -> None:
         if outcome.succeeded:
@@ -223,7 +248,8 @@ class ReconstructionServer(ManagedNode):
         log = self.get_logger().info if calm else self.get_logger().error
         log(self._last_job)
 
-    def _statuses(self) -> list[DiagnosticStatus]:
+    def statuses(self) -> list[DiagnosticStatus]:
+        """As ManagedNode."""
         pid = self._worker.pid if self._worker is not None else None
         level = diagnostics.ERROR if self._last_failure else diagnostics.OK
         words = self._last_failure or (
@@ -233,8 +259,11 @@ class ReconstructionServer(ManagedNode):
             "worker process": pid or "not running",
             "worker memory [MiB]": resident_mib(pid),
             "worker device": self._worker.device if self._worker is not None else "",
+            "prepared": self._prepared or "nothing",
             "last job": self._last_job,
             "active": self.active,
+            "jobs waiting": self._queue.waiting,
+            **{f"last job, {name}": count for name, count in self._transport.items()},
             **stage_values(self._report),
         }
         unknown = self.parameters.unknown

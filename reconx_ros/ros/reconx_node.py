@@ -6,20 +6,29 @@ a failing server, only by ``~/reset`` or cleanup.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
+from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
 from reconx_ros.msg import Status
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros import node_status
-from reconx_ros.ros.diagnostics import DiagnosticsPublisher
-from reconx_ros.ros.ingest import Ingest
+from reconx_ros.ros.camera_input import CameraInput
+from reconx_ros.ros.diagnostics import TroubleLog
+from reconx_ros.ros.endpoints import publishers_of, type_name_of
+from reconx_ros.ros.environment import return_large_blocks
+from reconx_ros.ros.ingest import Ingest, Now
+from reconx_ros.ros.input_lane import InputLane
+from reconx_ros.ros.input_watch import InputWatch, problems_of
 from reconx_ros.ros.job_data import JobOutcome, JobRequest
 from reconx_ros.ros.lifecycle import ManagedNode, reported, spin
 from reconx_ros.ros.mailbox import InputCounters
@@ -28,7 +37,7 @@ from reconx_ros.ros.mapping_thread import MappingThread
 from reconx_ros.ros.node_inputs import NodeInputs
 from reconx_ros.ros.node_services import NodeServices
 from reconx_ros.ros.outputs import Outputs
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.qos import latched_qos, publisher_options, reliable_qos
 from reconx_ros.ros.reconstruction_client import ReconstructionClient
 from reconx_ros.ros.tf import PoseLookup, make_pose_lookup
 
@@ -42,6 +51,7 @@ class ReconxNode(ManagedNode):
     """See the module; what it publishes is in ``outputs``, what it serves in ``node_services``."""
 
     def __init__(self, **node_options: object) -> None:
+        self._lane: InputLane | None = None
         super().__init__("reconx_node", **node_options)
         self._counters = InputCounters()
         self._thread: MappingThread | None = None
@@ -52,12 +62,20 @@ class ReconxNode(ManagedNode):
         self._lookup: PoseLookup | None = None
         self._inputs: NodeInputs | None = None
         self._ingest: Ingest | None = None
-        self._diagnostics: DiagnosticsPublisher | None = None
-        self._usable_frame = False
-        self._logged_s: dict[str, float] = {}
-        self._status = self.create_publisher(Status, "~/status", latched_qos())
+        self._timer: Timer | None = None
+        log = self.get_logger()
+        self._watch = InputWatch(TroubleLog(log.warning, log.info, _REPEAT_S))
+        options = publisher_options("~/status", self._on_incompatible)
+        self._status = self.create_publisher(Status, "~/status", latched_qos(), **options)
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         self._jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
+        self._publish_status()
+
+    @property
+    def subscriptions(self) -> Iterator[Subscription]:
+        """Those that the node's executor serves; the inputs have a lane of their own."""
+        lane = self._lane
+        yield from super().subscriptions if lane is None else lane.others()
 
     # Lifecycle ------------------------------------------------------------------------------------------------
 
@@ -71,9 +89,10 @@ class ReconxNode(ManagedNode):
         self._client = ReconstructionClient(self, config.ros.server, ReentrantCallbackGroup(), self._on_job_done)
         self._session = MapSession(config, self._outputs, self._client, self.get_logger())
         self._served = NodeServices(self, self._session, thread, self._pause, self._forget)
-        self._lookup = make_pose_lookup(self, MutuallyExclusiveCallbackGroup(), thread.wake)
+        self._lane = lane = InputLane(self)
+        self._lookup = make_pose_lookup(self, lane.group, thread.wake, config.ros.max_pose_gap_s)
+        lane.wake()
         self._ingest = Ingest(self._lookup.lookup, self._counters.drops, self._jumped)
-        self._diagnostics = DiagnosticsPublisher(self, [self._statuses], self.steady)
         self._timer = self.create_timer(config.ros.status_period_s, self._publish_status, clock=self.steady)
         thread.start()
 
@@ -83,10 +102,10 @@ class ReconxNode(ManagedNode):
         assert self._lookup is not None
         assert self._thread is not None
         ros = self.parameters.config.ros
-        self._usable_frame = False
-        self._inputs = NodeInputs(self, ros, self._lookup, self._counters, self._thread.wake)
+        self._watch.start_over()
+        assert self._lane is not None
+        self._inputs = NodeInputs(self, ros, self._lookup, self._counters, self._thread.wake, self._lane)
         self.active = True
-        self._publish_status()
 
     @reported
     def on_deactivate(self) -> None:
@@ -95,7 +114,6 @@ class ReconxNode(ManagedNode):
         inputs, self._inputs = self._inputs, None
         if inputs is not None:
             inputs.close()
-        self._publish_status()
 
     @reported
     def on_cleanup(self) -> None:
@@ -110,18 +128,29 @@ class ReconxNode(ManagedNode):
     def close(self) -> None:
         """As ManagedNode."""
         self.active = False
+        if self._lane is not None:
+            self._lane.stop()
         if self._thread is not None:
             self._thread.stop()
 
+    def undo(self, transition: str) -> None:
+        """As ManagedNode; a failed activation made nothing that lasts."""
+        if transition == "configure":
+            self._release()
+
+    def after_transition(self) -> None:
+        """As ManagedNode."""
+        self._publish_status()
+
     def _release(self) -> None:
         self.close()
-        if self._diagnostics is not None:
+        if self._timer is not None:
             self.destroy_timer(self._timer)
-        for part in (self._inputs, self._served, self._lookup, self._client, self._outputs, self._diagnostics):
+        for part in (self._inputs, self._served, self._lookup, self._client, self._outputs):
             if part is not None:
                 part.close()
-        self._inputs = self._served = self._lookup = self._client = self._outputs = self._diagnostics = None
-        self._session = self._ingest = self._thread = None
+        self._inputs = self._served = self._lookup = self._client = self._outputs = None
+        self._session = self._ingest = self._thread = self._timer = self._lane = None
         self._counters.clear()
 
     def on_parameters(self, config: ReconxConfig) -> None:
@@ -143,8 +172,8 @@ class ReconxNode(ManagedNode):
         config = self.parameters.config
         for camera, msg, arrived_s in inputs.mailbox.take_all():
             ingest.put(camera, msg, arrived_s, config.ros.queue_size)
-        for frame, optical_frame in ingest.take_ready(config, time.monotonic()):
-            self._usable_frame = True
+        for frame, optical_frame in ingest.take_ready(config, self._now()):
+            self._watch.took_frame(time.monotonic())
             session.add_frame(frame, optical_frame)
         return _WAITING_S if ingest.waiting else _RESTING_S
 
@@ -167,18 +196,28 @@ class ReconxNode(ManagedNode):
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
         sentence = f"the clock jumped back by {-jump.delta.nanoseconds / 1e9:.3f} s"
+        now_ns = self._now().ros_ns
         if self._thread is not None:
-            self._thread.submit(lambda: self._jumped(sentence))
+            self._thread.submit(lambda: self._jumped(sentence, now_ns))
 
-    def _jumped(self, sentence: str) -> None:
-        """On the mapping thread: moving transforms and waiting frames belong to the former time, the map stays."""
+    def _jumped(self, sentence: str, now_ns: int) -> None:
+        """On the mapping thread: what belongs to the former time is forgotten, the map stays."""
         if self._lookup is not None:
             self._lookup.clear()
         if self._ingest is not None:
             self._ingest.clear("time_jump")
-        for camera in self._inputs.cameras.values() if self._inputs is not None else ():
-            camera.newest_ns = 0
-        self.get_logger().warning(f"{sentence}; transforms are forgotten, keyframes and map are kept")
+        for camera in self._cameras():
+            camera.start_over()
+        if self._session is not None:
+            self._session.time_jumped(sentence, now_ns)
+
+    def _cameras(self) -> tuple[CameraInput, ...]:
+        inputs = self._inputs
+        return tuple(inputs.cameras.values()) if inputs is not None else ()
+
+    def _now(self) -> Now:
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        return Now(steady_s=time.monotonic(), ros_ns=int(self.get_clock().now().nanoseconds), simulated=simulated)
 
     # Requests -------------------------------------------------------------------------------------------------
 
@@ -197,9 +236,10 @@ class ReconxNode(ManagedNode):
             self._inputs.mailbox.clear("reset")
         if self._ingest is not None:
             self._ingest.clear("reset")
-            self._ingest.problems.clear()
+        for camera in self._cameras():
+            camera.problems = {}
         self._counters.clear()
-        self._usable_frame = False
+        self._watch.start_over()
 
     # Reports --------------------------------------------------------------------------------------------------
 
@@ -211,54 +251,48 @@ class ReconxNode(ManagedNode):
         if session is None or ingest is None or client is None:
             return None
         return node_status.Situation(
+            thinning=self._outputs.thinning if self._outputs is not None else "",
+            trouble=client.trouble(self.parameters.config.ros.server_timeout_s),
+            next_try_s=session.next_try_s,
             active=self.active,
             paused=self._inputs is not None and self._inputs.paused,
-            usable_frame=self._usable_frame,
+            usable_frame=self._watch.usable_frame,
+            starved=self._watch.starved,
             absence=client.absence,
             facts=session.facts,
-            problems=dict(ingest.problems),
-            waiting=ingest.waiting,
+            problems=problems_of(self._cameras()),
             progress=client.progress,
         )
 
     def _publish_status(self) -> None:
-        situation = self._situation()
+        situation, frame_id = self._situation(), self.parameters.config.ros.map_frame
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=frame_id)
         if situation is not None:
-            frame_id = self.parameters.config.ros.map_frame
-            header = Header(stamp=self.get_clock().now().to_msg(), frame_id=frame_id)
             self._status.publish(node_status.status_msg(situation, self._counters, header))
+        else:
+            self._status.publish(node_status.unconfigured_msg(self.failure, header))
 
-    def _statuses(self) -> list[DiagnosticStatus]:
+    def statuses(self) -> list[DiagnosticStatus]:
+        """As ManagedNode."""
         situation = self._situation()
         if situation is None or self._lookup is None:
             return []
         ros = self.parameters.config.ros
-        self._log_silence()
-        simulated = bool(self.get_parameter("use_sim_time").value)
-        now_ns = int(self.get_clock().now().nanoseconds)
-        source = self._lookup.name if ros.pose_source != "none" else "nowhere: pose_source is none"
+        waiting = self._ingest.waiting if self._ingest is not None else ()
+        now, clocks = self._now(), [p.node for p in publishers_of(self, "/clock", type_name_of(Clock), reliable_qos())]
         return [
-            *node_status.input_statuses(self._inputs, ros),
-            node_status.transform_status(situation, source),
+            *self._watch.look(self._inputs, ros, self._lookup, waiting, now),
             node_status.mapping_status(situation, self._counters),
             node_status.server_status(situation),
-            *node_status.clock_status(simulated, now_ns, self.parameters.unknown),
+            node_status.storage_status(situation.facts),
+            *node_status.clock_status(now, clocks, situation.facts.jump, self.parameters.unknown),
         ]
-
-    def _log_silence(self) -> None:
-        inputs, now_s = self._inputs, time.monotonic()
-        if inputs is None:
-            return
-        timeout_s = self.parameters.config.ros.input_timeout_s
-        for monitor in inputs.monitors.values():
-            problem = monitor.problem(now_s, timeout_s, inputs.publishers_of(monitor.topic))
-            if problem and now_s - self._logged_s.get(monitor.topic, -_REPEAT_S) >= _REPEAT_S:
-                self._logged_s[monitor.topic] = now_s
-                self.get_logger().warning(problem)
 
 
 def main(make: Callable[[], ManagedNode] = ReconxNode) -> int:
-    """Run the node."""
+    """Run the node; its threads take turns each millisecond, so that mapping holds no input up."""
+    sys.setswitchinterval(1e-3)
+    return_large_blocks()
     return spin(make, THREADS)
 
 

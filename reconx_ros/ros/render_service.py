@@ -1,10 +1,11 @@
-"""Service ~/render_view: the newest scene as a camera at a given place would see it."""
+"""Services ~/render_view, the newest scene as a camera at a given place would see it, and ~/load_scene, a saved one."""
 
 from __future__ import annotations
 
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
@@ -12,20 +13,27 @@ from std_msgs.msg import Header
 
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
 from reconx_ros.ros.conversions import image_msg, pinhole_of_info, se3_of_pose
+from reconx_ros.ros.folders import output_folder
 from reconx_ros.ros.job_data import DrawnView, ErrorCode
 from reconx_ros.ros.lifecycle import answered
+from reconx_ros.ros.map_files import SCENE_FILE, resolved
+from reconx_ros.ros.parameters import NodeParameters
 from reconx_ros.ros.worker import NO_SCENE
-from reconx_ros.ros.worker_process import DrawError, WorkerDiedError, WorkerProcess
-from reconx_ros.srv import RenderView
+from reconx_ros.ros.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError
+from reconx_ros.srv import LoadMap, RenderView
 
 MAX_SIDE = 4096
 DRAW_TIMEOUT_S = 60.0
 
 
+LOAD_TIMEOUT_S = 60.0
+
+
 class SupportsActive(Protocol):
-    """What the service asks of its node."""
+    """What the services ask of their node."""
 
     active: bool
+    parameters: NodeParameters
 
 
 class RenderService:
@@ -40,18 +48,57 @@ class RenderService:
         scene_header: frame and stamp of the newest scene; None before the first.
     """
 
-    def __init__(self, node: Node, worker: WorkerProcess, group: CallbackGroup) -> None:
-        self._node = node
+    def __init__(self, node: Any, worker: WorkerProcess, group: CallbackGroup) -> None:
+        self._node: Node = node
+        self._served: SupportsActive = node
         self._worker = worker
         self._lock = Lock()
         self.scene_header: Header | None = None
-        self._service = node.create_service(
-            RenderView, "~/render_view", answered(node, self._on_request), callback_group=group
-        )
+        served = ((RenderView, "~/render_view", self._on_request), (LoadMap, "~/load_scene", self._on_load))
+        self._services = [
+            node.create_service(kind, name, answered(node, callback), callback_group=group)
+            for kind, name, callback in served
+        ]
 
     def close(self) -> None:
         """Stop serving."""
-        self._node.destroy_service(self._service)
+        for service in self._services:
+            self._node.destroy_service(service)
+        self._services = []
+
+    def _on_load(self, request: LoadMap.Request, response: LoadMap.Response) -> LoadMap.Response:
+        try:
+            points, path = self._loaded(request)
+        except _RefusalError as refusal:
+            response.success, response.error_code, response.message = False, int(refusal.code), str(refusal)
+            self._node.get_logger().warning(f"a scene was not loaded: {refusal}")
+            return response
+        self.scene_header = response.header = request.header
+        response.success, response.points, response.bytes = True, int(points), int(path.stat().st_size)
+        response.message = f"{points} Gaussians are loaded from {path}"
+        self._node.get_logger().info(response.message)
+        return response
+
+    def _loaded(self, request: LoadMap.Request) -> tuple[int, Path]:
+        codes, config = LoadMap.Response, self._served.parameters.config
+        if not self._served.active:
+            raise _RefusalError(codes.BUSY, "the server is not active")
+        try:
+            path = resolved(request.path, output_folder(config.ros.output_dir))
+            path = path / SCENE_FILE if path.is_dir() else path
+            if not path.is_file():
+                raise _RefusalError(codes.NOT_FOUND, f"there is no scene {path} on the server's computer")
+            return self._worker.load_scene(path, config).result(timeout=LOAD_TIMEOUT_S), path
+        except InvalidInputError as error:
+            raise _RefusalError(codes.INVALID_MAP, str(error)) from None
+        except FutureTimeoutError:
+            raise _RefusalError(codes.BUSY, f"the scene was not loaded within {LOAD_TIMEOUT_S:g} s") from None
+        except WorkerDiedError as error:
+            self.scene_header = None
+            raise _RefusalError(codes.OUT_OF_MEMORY, str(error)) from None
+        except WorkerRefusedError as error:
+            full = error.code == ErrorCode.OUT_OF_MEMORY
+            raise _RefusalError(codes.OUT_OF_MEMORY if full else codes.INVALID_MAP, str(error)) from None
 
     def _on_request(self, request: RenderView.Request, response: RenderView.Response) -> RenderView.Response:
         try:
@@ -63,7 +110,7 @@ class RenderService:
 
     def _fill(self, request: RenderView.Request, response: RenderView.Response) -> None:
         header = self.scene_header
-        if header is None or not getattr(self._node, "active", False):
+        if header is None or not self._served.active:
             raise _RefusalError(RenderView.Response.NO_SCENE, "there is no scene yet: no reconstruction has succeeded")
         wanted = request.header.frame_id
         if wanted and wanted != header.frame_id:
@@ -89,12 +136,12 @@ class RenderService:
         except WorkerDiedError as error:
             self.scene_header = None
             raise _RefusalError(codes.RENDER_FAILED, f"{error}, and the scene with it") from None
-        except DrawError as error:
+        except WorkerRefusedError as error:
             raise self._refused(error) from None
         finally:
             self._lock.release()
 
-    def _refused(self, error: DrawError) -> _RefusalError:
+    def _refused(self, error: WorkerRefusedError) -> _RefusalError:
         codes = RenderView.Response
         if str(error) == NO_SCENE:
             self.scene_header = None

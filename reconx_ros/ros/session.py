@@ -53,6 +53,11 @@ class NodeProcess:
                 command, stdout=log, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
     def check(self) -> None:
         """Raise ReconstructionError when the process ended with an error."""
         code = self._process.poll()
@@ -98,6 +103,7 @@ class RosSession:
         self._processes: list[NodeProcess] = []
         self._nodes: list[Node] = []
         self._changed = threading.Condition()
+        self._ending = threading.Event()
 
     def __enter__(self) -> RosSession:
         self.context = Context()
@@ -108,7 +114,7 @@ class RosSession:
         return self
 
     def _spin(self) -> None:
-        while self.context.ok():
+        while self.context.ok() and not self._ending.is_set():
             self._executor.spin_once(timeout_sec=_WAKE_S)
             with self._changed:
                 self._changed.notify_all()
@@ -118,10 +124,11 @@ class RosSession:
     ) -> None:
         for process in reversed(self._processes):
             process.stop()
+        self._ending.set()
+        self._thread.join(timeout=_STOP_TIMEOUT_S)  # before anything that its callbacks use is gone
         self._executor.shutdown()
         with contextlib.suppress(Exception):
             rclpy.shutdown(context=self.context)
-        self._thread.join(timeout=_STOP_TIMEOUT_S)
         for node in self._nodes:
             node.destroy_node()
 

@@ -1,9 +1,10 @@
 """The worker process: runs jobs and draws pictures for the server, and loads no ROS.
 
 ``python -m reconx_ros.ros.worker FD`` speaks over an inherited socket. Requests are tuples: ("run", key, JobRequest,
-ReconxConfig, out_dir, target), ("cancel", key), ("draw", key, camera, world_from_cam). Answers: ("ready", device),
-("progress", key, stage, fraction, message), ("done", key, JobOutcome), ("drawn", key, DrawnView | sentence),
-("log", level, sentence). The process ends when the other side closes the socket.
+ReconxConfig, out_dir, target), ("cancel", key), ("draw", key, camera, world_from_cam), ("prepare", key, ReconxConfig,
+target), ("load_scene", key, path, ReconxConfig). Answers: ("ready", device), ("progress", key, stage, fraction,
+message), ("preview", key, jpeg), ("done", key, JobOutcome), ("answer", key, value | failed JobOutcome), ("log", level,
+sentence). The process ends when the other side closes the socket.
 
 A target is a function ``(JobRequest, ReconxConfig, Job, out_dir: Path) -> JobOutput``, named "module:function".
 """
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,16 @@ from reconx_ros.core import (
     ReconxError,
     StorageError,
 )
+from reconx_ros.core.job import Picture
+from reconx_ros.io.images import encode_jpeg
+from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.job_data import DrawnView, ErrorCode, JobOutcome
-from reconx_ros.ros.reconstruct_job import Draw, JobOutput, overall_fraction
+from reconx_ros.ros.reconstruct_job import Draw, JobOutput, loaded_scene, overall_fraction
 
 DEFAULT_TARGET = "reconx_ros.ros.reconstruct_job:reconstruct"
 NO_SCENE = "there is no scene yet: no reconstruction has succeeded in this worker process"
 _PROGRESS_PERIOD_S = 0.1
+_PREVIEW_PERIOD_S = 1.0
 _CODES = (
     (CancelledError, ErrorCode.CANCELLED),
     (InsufficientParallaxError, ErrorCode.INSUFFICIENT_PARALLAX),
@@ -99,6 +105,7 @@ class Worker:
         self._running = ""
         self._draw: Draw | None = None
         self._told: tuple[str, str, float] = ("", "", 0.0)  # key, stage, when
+        self._shown_s = 0.0
 
     def serve(self) -> None:
         """Answer until the other side is gone."""
@@ -113,7 +120,10 @@ class Worker:
             elif kind == "cancel" and arguments[0] == self._running:
                 self._token.cancel()
             elif kind == "draw":
-                self._answer_draw(*arguments)
+                self._answer(arguments[0], self._drawn, *arguments[1:])
+            elif kind in ("prepare", "load_scene"):
+                task = self._prepared if kind == "prepare" else self._loaded
+                threading.Thread(target=self._answer, args=(arguments[0], task, *arguments[1:]), daemon=True).start()
 
     def send(self, *message: Any) -> None:
         """Send an answer; the other side may be gone already."""
@@ -129,6 +139,8 @@ class Worker:
 
     def _run(self, key: str, token: CancelToken, request: Any, config: Any, out_dir: str, target: str) -> None:
         job = Job(stage="job", token=token, on_progress=lambda *step: self._progress(key, *step))
+        if request.preview:
+            job = replace(job, on_preview=lambda picture: self._preview(key, picture))
         try:
             output = resolve(target)(request, config, job, Path(out_dir))
             if output.draw is not None:
@@ -146,11 +158,31 @@ class Worker:
             self._told = (key, stage, now_s)
             self.send("progress", key, stage, overall_fraction(stage, fraction), message)
 
-    def _answer_draw(self, key: str, camera: PinholeCamera, pose: SE3) -> None:
+    def _preview(self, key: str, picture: Picture) -> None:
+        now_s = time.monotonic()
+        if now_s - self._shown_s >= _PREVIEW_PERIOD_S:
+            self._shown_s = now_s
+            self.send("preview", key, encode_jpeg(picture()))
+
+    def _answer(self, key: str, task: Callable[..., Any], *arguments: Any) -> None:
         try:
-            self.send("drawn", key, self._drawn(camera, pose))
+            self.send("answer", key, task(*arguments))
         except Exception as error:
-            self.send("drawn", key, failure_of(error))
+            logging.getLogger(__name__).debug("%s failed", key, exc_info=True)
+            self.send("answer", key, failure_of(error))
+
+    def _prepared(self, config: ReconxConfig, target: str) -> str:
+        """One sentence about what jobs of this configuration will use, all of which was loaded once."""
+        resolve(target)
+        if target:
+            return f"jobs run {target}"
+        from reconx_ros.pipeline.preparation import prepare
+
+        return prepare(config)
+
+    def _loaded(self, path: str, config: ReconxConfig) -> int:
+        count, self._draw = loaded_scene(Path(path), config)
+        return count
 
     def _drawn(self, camera: PinholeCamera, pose: SE3) -> DrawnView:
         if self._draw is None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import SE3, PinholeCamera, ReconxError
@@ -20,6 +21,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.job_data import DrawnView, ErrorCode, JobOutcome, JobRequest
 
 OnProgress = Callable[[str, float, str], None]
+OnPreview = Callable[[bytes], None]
 OnLog = Callable[[int, str], None]
 _STOP_S = 2.0
 
@@ -28,8 +30,8 @@ class WorkerDiedError(ReconxError):
     """The worker process ended while something was asked of it."""
 
 
-class DrawError(ReconxError):
-    """The worker could not draw; ``code`` says why."""
+class WorkerRefusedError(ReconxError):
+    """The worker could not do what it was asked for; ``code`` says why."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -56,6 +58,7 @@ class WorkerProcess:
         self._connection: Connection | None = None
         self._pending: dict[str, Future[Any]] = {}
         self._progress: dict[str, OnProgress] = {}
+        self._preview: dict[str, OnPreview] = {}
         self._ready = threading.Event()
         self.device = ""
 
@@ -91,17 +94,32 @@ class WorkerProcess:
         return self._ready.wait(timeout_s)
 
     def run(
-        self, request: JobRequest, config: ReconxConfig, out_dir: str, target: str, on_progress: OnProgress
+        self,
+        request: JobRequest,
+        config: ReconxConfig,
+        out_dir: str,
+        target: str,
+        on_progress: OnProgress,
+        on_preview: OnPreview | None = None,
     ) -> tuple[str, Future[JobOutcome]]:
         """Start a job; returns its key, for ``cancel``, and its future outcome.
 
-        The future raises WorkerDiedError when the process ends before the job.
+        The future raises WorkerDiedError when the process ends before the job. Previews are JPEG pictures, made where
+        the request asks for them.
         """
-        return self._ask("run", request, config, out_dir, target, on_progress=on_progress)
+        return self._ask("run", request, config, out_dir, target, on_progress=on_progress, on_preview=on_preview)
 
     def draw(self, camera: PinholeCamera, world_from_cam: SE3) -> Future[DrawnView]:
-        """Draw the newest scene; the future raises DrawError or WorkerDiedError."""
+        """Draw the newest scene; the future raises WorkerRefusedError or WorkerDiedError."""
         return self._ask("draw", camera, world_from_cam)[1]
+
+    def prepare(self, config: ReconxConfig, target: str) -> Future[str]:
+        """Load once what jobs will need; a sentence about it. The future raises as that of ``draw``."""
+        return self._ask("prepare", config, target)[1]
+
+    def load_scene(self, path: Path, config: ReconxConfig) -> Future[int]:
+        """Draw a saved scene from now on; the number of its Gaussians. The future raises as that of ``draw``."""
+        return self._ask("load_scene", str(path), config)[1]
 
     def cancel(self, key: str) -> None:
         """Ask a job to stop at its next step."""
@@ -130,7 +148,13 @@ class WorkerProcess:
             process.kill()
             process.wait(_STOP_S)
 
-    def _ask(self, kind: str, *arguments: Any, on_progress: OnProgress | None = None) -> tuple[str, Future[Any]]:
+    def _ask(
+        self,
+        kind: str,
+        *arguments: Any,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> tuple[str, Future[Any]]:
         future: Future[Any] = Future()
         key = f"{kind}-{next(self._keys)}"
         with self._lock:
@@ -138,6 +162,8 @@ class WorkerProcess:
             self._pending[key] = future
             if on_progress is not None:
                 self._progress[key] = on_progress
+            if on_preview is not None:
+                self._preview[key] = on_preview
             try:
                 assert self._connection is not None
                 self._connection.send((kind, key, *arguments))
@@ -161,19 +187,22 @@ class WorkerProcess:
         elif kind == "progress":
             key, *step = arguments
             self._progress.get(key, _ignore)(*step)
-        elif kind in ("done", "drawn"):
-            self._finish(arguments[0], arguments[1])
+        elif kind == "preview":
+            self._preview.get(arguments[0], _unseen)(arguments[1])
+        elif kind in ("done", "answer"):
+            self._finish(arguments[0], arguments[1], refused=kind == "answer" and isinstance(arguments[1], JobOutcome))
         elif kind == "log":
             self._on_log(*arguments)
 
-    def _finish(self, key: str, value: Any) -> None:
+    def _finish(self, key: str, value: Any, *, refused: bool) -> None:
         with self._lock:
             future = self._pending.pop(key, None)
             self._progress.pop(key, None)
+            self._preview.pop(key, None)
         if future is None:
             return
-        if key.startswith("draw") and isinstance(value, JobOutcome):
-            future.set_exception(DrawError(value.error_code, value.error_msg))
+        if refused:
+            future.set_exception(WorkerRefusedError(value.error_code, value.error_msg))
         else:
             future.set_result(value)
 
@@ -189,6 +218,7 @@ class WorkerProcess:
     def _fail(self, keys: list[str], sentence: str) -> None:
         for key in keys:
             self._progress.pop(key, None)
+            self._preview.pop(key, None)
             future = self._pending.pop(key, None)
             if future is not None:
                 future.set_exception(WorkerDiedError(sentence))
@@ -196,6 +226,10 @@ class WorkerProcess:
 
 def _ignore(stage: str, fraction: float, message: str) -> None:
     del stage, fraction, message
+
+
+def _unseen(jpeg: bytes) -> None:
+    del jpeg
 
 
 def _hang_up(connection: Connection) -> None:

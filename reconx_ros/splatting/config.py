@@ -40,6 +40,18 @@ class SplattingConfig(Settings):
     fill_confidence: float = setting(0.1, "Confidence of a guessed depth.", ge=0.001, le=1.0)
     observed_weight: float = setting(1.0, "Factor on the loss of frames that a camera took.", ge=0.0)
     generated_weight: float = setting(0.5, "Factor on the loss of frames made between the cameras.", ge=0.0)
+    input_share: float = setting(
+        0.5,
+        "Share of the steps that look at a camera image; the others look at frames between, of which there are many "
+        "more.",
+        ge=0.0,
+        le=1.0,
+    )
+    random_background: bool = setting(
+        True,
+        "Fit before a background of another colour at every step, so that dark things become Gaussians too and only "
+        "what no view shows stays empty; off: before black.",
+    )
     antialiased: bool = setting(
         True,
         "Keep the look of Gaussians smaller than a pixel the same at every picture size (Mip-Splatting's 2-D filter); "

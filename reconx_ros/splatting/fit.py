@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from reconx_ros.core import CancelledError, GaussianScene, InvalidInputError, Job, ReconstructionError, ViewSequence
@@ -139,13 +140,15 @@ class _Fit:
         steps = self.config.steps if len(self.parameters.anchors) else 0
         adam, schedule = self.parameters.optimizer(self.config, steps, self.corrections.leaves)
         useful = [i for i, v in enumerate(self.views) if bool((v.target.weight > 0).any())]
-        order = _shuffled(useful, seed)
+        order = _mixed(useful, [v.is_input for v in self.views], self.config.input_share, seed)
+        colours = torch.Generator().manual_seed(seed)
         for step in range(steps):
             if step % _PROGRESS_EVERY == 0 or job.token.cancelled:
                 last = f", loss {self.losses[-1]:.4f}" if self.losses else ""
                 job.step(step / steps, f"step {step} of {steps}{last}")
+                job.show(self._preview)
             batch = [next(order) for _ in range(self.config.batch_views)]
-            self.losses.append(sum(self._accumulate(index) for index in batch) / len(batch))
+            self.losses.append(sum(self._accumulate(index, self._background(colours)) for index in batch) / len(batch))
             _check_loss(self.losses[-1], step, steps)
             with self._timed("optimizer"):
                 adam.step()
@@ -153,11 +156,17 @@ class _Fit:
                 adam.zero_grad(set_to_none=True)
         job.step(1.0, f"fitted {len(self.parameters.anchors)} Gaussians")
 
-    def _accumulate(self, index: int) -> float:
+    def _background(self, colours: torch.Generator) -> torch.Tensor | None:
+        """Another colour [1, 3] at every step, so that leaving a pixel empty never explains it; None for black."""
+        if not self.config.random_background:
+            return None
+        return torch.rand(1, 3, generator=colours).to(self.views[0].intrinsics)
+
+    def _accumulate(self, index: int, background: torch.Tensor | None) -> float:
         """Add one view's gradients; returns its loss."""
         target = self.views[index].target
         with self._timed("render"):
-            picture = self._render(index)
+            picture = self._render(index, background)
         with self._timed("loss"):
             rgb = self.corrections.exposed(index, self.views[index], picture.rgb[0])
             loss = view_loss(rgb, picture.depth[0], target, self.weights, self.perceptual, self.ssim_loss)
@@ -165,10 +174,18 @@ class _Fit:
             (loss / self.config.batch_views).backward()
         return float(loss.detach())
 
-    def _render(self, index: int) -> Rendering:
+    def _render(self, index: int, background: torch.Tensor | None = None) -> Rendering:
         view = self.views[index]
         pose = self.corrections.cam_from_world(index, view)
-        return self.parameters.render(self.rasterizer, view, pose, antialiased=self.config.antialiased)
+        return self.parameters.render(
+            self.rasterizer, view, pose, antialiased=self.config.antialiased, background=background
+        )
+
+    @torch.no_grad()
+    def _preview(self) -> np.ndarray:
+        """The first view as the scene shows it now, [H, W, 3] uint8."""
+        pixels = (255 * self._render(0).rgb[0].clamp(0, 1)).round().to(torch.uint8)
+        return np.asarray(pixels.cpu().numpy())
 
     def finished(self) -> FitResult:
         with self._timed("attribution"):
@@ -240,6 +257,20 @@ def _check_loss(loss: float, step: int, steps: int) -> None:
             f"the loss became {loss} at step {step} of {steps}, expected a finite number: lower the learning rates, or "
             "check the views for NaN"
         )
+
+
+def _mixed(useful: list[int], is_input: list[bool], share: float, seed: int) -> Iterator[int]:
+    """Useful views for ever: camera images for a share of the steps, evenly spread, frames between for the others."""
+    kinds = [[i for i in useful if is_input[i] == wanted] for wanted in (True, False)]
+    if not all(kinds):
+        yield from _shuffled(useful, seed)
+    inputs, between = (_shuffled(kind, seed + k) for k, kind in enumerate(kinds))
+    due = 0.0
+    while True:
+        due += share
+        is_due = due >= 1 - 1e-9
+        due -= is_due
+        yield next(inputs if is_due else between)
 
 
 def _shuffled(items: list[int], seed: int) -> Iterator[int]:

@@ -64,9 +64,15 @@ class SceneParameters:
         )
 
     def render(
-        self, rasterizer: Rasterizer, view: TrainingView, cam_from_world: torch.Tensor, *, antialiased: bool
+        self,
+        rasterizer: Rasterizer,
+        view: TrainingView,
+        cam_from_world: torch.Tensor,
+        *,
+        antialiased: bool,
+        background: torch.Tensor | None = None,
     ) -> Rendering:
-        """Picture of one view from a pose [1, 4, 4], in the graph."""
+        """Picture of one view from a pose [1, 4, 4], in the graph, before a colour [1, 3] (None is black)."""
         return rasterizer.render(
             means=self.anchors + self.reach * self.offsets,
             quats_wxyz=self.quats_wxyz,
@@ -77,6 +83,7 @@ class SceneParameters:
             intrinsics=view.intrinsics,
             width=view.camera.width,
             height=view.camera.height,
+            background=background,
             antialiased=antialiased,
         )
 

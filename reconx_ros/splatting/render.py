@@ -11,7 +11,9 @@ import torch
 from reconx_ros.core import SE3, GaussianScene, Job, PinholeCamera, Provenance, Trajectory
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.harmonics import sh_from_rgb
+from reconx_ros.splatting.holes import push_pull
 
+_BLACK = (0.0, 0.0, 0.0)
 MIN_ALPHA_KNOWN = 0.5  # below it a pixel counts as empty: provenance NONE, depth and confidence 0
 
 
@@ -44,8 +46,9 @@ def render_scene(
     *,
     rasterizer: Rasterizer,
     device: torch.device,
-    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    background: tuple[float, float, float] = _BLACK,
     antialiased: bool = True,
+    fill_holes: bool = False,
     job: Job | None = None,
 ) -> list[RenderedView]:
     """Render a scene along a trajectory, or from single cameras of any sizes.
@@ -58,6 +61,8 @@ def render_scene(
         background: colour in [0, 1] behind the scene.
         antialiased: as the scene was fitted (``SplattingConfig.antialiased``); the other way, Gaussians smaller than a
             pixel look wrong. Scenes of other programs mostly want False.
+        fill_holes: paint what the scene leaves empty with the colours around it (``holes.push_pull``) instead of the
+            background; such pixels still have depth and confidence 0 and provenance NONE.
         job: told of progress; cancellation is noticed between pictures.
 
     Returns:
@@ -75,7 +80,7 @@ def render_scene(
     with torch.no_grad():
         for i, (camera, pose) in enumerate(pairs):
             job.step(i / len(pairs), f"view {i + 1} of {len(pairs)}")
-            out.append(_view(on_device, marks, camera, pose, rasterizer, background, antialiased))
+            out.append(_view(on_device, marks, camera, pose, rasterizer, background, antialiased, fill_holes))
     return out
 
 
@@ -94,6 +99,7 @@ def _view(
     rasterizer: Rasterizer,
     background: tuple[float, float, float],
     antialiased: bool,
+    fill_holes: bool,
 ) -> RenderedView:
     device = scene.means.device
     pose = torch.as_tensor(world_from_cam.inverse().matrix, dtype=torch.float32, device=device)[None]
@@ -112,9 +118,12 @@ def _view(
             background=torch.tensor([colour], dtype=torch.float32, device=device),
             antialiased=antialiased,
         )
-        for sh, colour in ((scene.sh, background), (marks, (0.0, 0.0, 0.0)))
+        for sh, colour in ((scene.sh, _BLACK if fill_holes else background), (marks, _BLACK))
     ]
-    rgb = (pictures[0].rgb[0].clamp(0, 1) * 255).round().to(torch.uint8)
+    rgb = pictures[0].rgb[0]
+    if fill_holes:
+        rgb = push_pull(rgb, pictures[0].alpha[0])
+    rgb = (rgb.clamp(0, 1) * 255).round().to(torch.uint8)
     return _assembled(rgb, pictures[0].depth[0], pictures[0].alpha[0], pictures[1].rgb[0], camera, world_from_cam)
 
 

@@ -125,8 +125,28 @@ def fitted(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return box
 
 
+def chosen(count: int, most: int) -> list[int]:
+    """At most so many indices below ``count``, evenly spread, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(k * (count - 1) / (most - 1)) for k in range(most)]
+
+
+def shrunk(picture: np.ndarray, longest: int) -> np.ndarray:
+    """A picture [h, w, 3], averaged down until no side has more than ``longest`` pixels; smaller ones stay."""
+    import cv2
+
+    ratio = longest / max(picture.shape[:2])
+    if ratio >= 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * ratio)), max(1, round(picture.shape[0] * ratio)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
 def depth_picture(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     """Depth [H, W] in turbo colours, red near and blue far; unknown (0 or NaN) is light grey.
+
+    Colours are even in inverse depth, so that what is near can be told apart; even in depth where ``near`` is 0.
 
     Raises:
         InvalidInputError: when far is not beyond near.
@@ -136,7 +156,8 @@ def depth_picture(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     if not far > near:
         raise InvalidInputError(f"depth colours go from {near} to {far}, expected a rising range")
     known = np.isfinite(depth) & (depth > 0)
-    share = np.clip((np.where(known, depth, near) - near) / (far - near), 0, 1)
+    within = np.clip(np.where(known, depth, near), near, far)
+    share = (within - near) / (far - near) if near <= 0 else (1 / near - 1 / within) / (1 / near - 1 / far)
     colours = cv2.applyColorMap((255 * (1 - share)).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     return np.where(known[..., None], colours, np.array(EMPTY, np.uint8))
 

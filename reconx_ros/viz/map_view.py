@@ -36,7 +36,14 @@ class _Projection:
 
 
 def draw_map(
-    cloud: PointCloud, inputs: Sequence[SE3], path: Sequence[SE3], *, width: int, height: int, unit: str
+    cloud: PointCloud,
+    inputs: Sequence[SE3],
+    path: Sequence[SE3],
+    *,
+    width: int,
+    height: int,
+    unit: str,
+    joined: bool = True,
 ) -> np.ndarray:
     """Draw the map.
 
@@ -46,6 +53,7 @@ def draw_map(
         path: world_from_cam of the new views, in order.
         width, height: size in pixels.
         unit: what the scale bar counts, "m" or "units".
+        joined: whether the new views follow each other along a line.
 
     Returns:
         [height, width, 3] uint8 RGB.
@@ -55,7 +63,7 @@ def draw_map(
     canvas = blank(height * _SCALE, width * _SCALE)
     view = _projection(cloud, [*inputs, *path], width * _SCALE, height * _SCALE)
     _draw_points(canvas, cloud, [*inputs, *path], view)
-    _draw_path(canvas, path, view)
+    _draw_path(canvas, path, view, joined)
     for pose in inputs:
         _draw_camera(canvas, pose, view, INPUT_CAMERA, 20 * _SCALE)
     small = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA))
@@ -129,14 +137,15 @@ def _draw_points(canvas: np.ndarray, cloud: PointCloud, poses: Sequence[SE3], vi
             canvas[y[on], x[on]] = colours[on]
 
 
-def _draw_path(canvas: np.ndarray, path: Sequence[SE3], view: _Projection) -> None:
+def _draw_path(canvas: np.ndarray, path: Sequence[SE3], view: _Projection, joined: bool) -> None:
     import cv2
 
     if not path:
         return
     pixels = np.rint(view.pixels(np.array([p.translation for p in path]))).astype(np.int32)
-    cv2.polylines(canvas, [pixels[:, None]], False, PAPER, 5 * _SCALE, cv2.LINE_AA)
-    cv2.polylines(canvas, [pixels[:, None]], False, PATH, 2 * _SCALE, cv2.LINE_AA)
+    if joined:
+        cv2.polylines(canvas, [pixels[:, None]], False, PAPER, 5 * _SCALE, cv2.LINE_AA)
+        cv2.polylines(canvas, [pixels[:, None]], False, PATH, 2 * _SCALE, cv2.LINE_AA)
     for x, y in pixels.tolist():
         cv2.circle(canvas, (x, y), 4 * _SCALE, PAPER, -1, cv2.LINE_AA)
         cv2.circle(canvas, (x, y), 3 * _SCALE, PATH, -1, cv2.LINE_AA)
@@ -186,5 +195,5 @@ def _draw_scale_bar(canvas: np.ndarray, pixels_per_unit: float, unit: str) -> No
     canvas[y : y + 3, x : x + bar] = INK
     canvas[y - 5 : y + 8, x : x + 2] = INK
     canvas[y - 5 : y + 8, x + bar - 2 : x + bar] = INK
-    label = f"{length:g} {unit}"
+    label = f"{length:g} {unit[:-1] if unit == 'units' and length == 1 else unit}"
     put_text(canvas, label, x + (bar - text_width(label, 10)) // 2, y - 20, 10, FAINT_INK)

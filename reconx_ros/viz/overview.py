@@ -32,6 +32,8 @@ class OverviewData:
         inputs: camera images, [H, W, 3] uint8 each.
         input_captions: one short text per input; may be empty.
         novel: pictures from new places, [H, W, 3] uint8 each.
+        novel_captions: one short text per picture; may be empty.
+        truths: what a camera saw from those places, [H, W, 3] uint8 each, where that is known.
         depths: z-depth of the novel pictures, [H, W] each, 0 where unknown.
         confidences: [H, W] in [0, 1] each.
         provenances: [H, W] uint8 each.
@@ -45,6 +47,8 @@ class OverviewData:
     inputs: Sequence[np.ndarray] = ()
     input_captions: Sequence[str] = ()
     novel: Sequence[np.ndarray] = ()
+    novel_captions: Sequence[str] = ()
+    truths: Sequence[np.ndarray] = ()
     depths: Sequence[np.ndarray] = ()
     confidences: Sequence[np.ndarray] = ()
     provenances: Sequence[np.ndarray] = ()
@@ -100,7 +104,8 @@ def draw_overview(data: OverviewData) -> np.ndarray:
     parts = [
         _header(data),
         _row("Input keyframes", data.inputs, data.input_captions),
-        _row("Novel views", data.novel),
+        _row("Withheld from the method", data.truths),
+        _row("Drawn from there" if data.truths else "Novel views", data.novel, data.novel_captions),
         _row(
             "Depth",
             [cv.depth_picture(d, near, far) for d in _picked(data.depths)],
@@ -138,13 +143,7 @@ def _header(data: OverviewData) -> np.ndarray:
 
 def _picked(items: Sequence[np.ndarray]) -> list[np.ndarray]:
     """At most one row of items, evenly chosen, the first and the last among them."""
-    return [items[k] for k in _chosen(len(items))]
-
-
-def _chosen(count: int) -> list[int]:
-    if count <= _COLUMNS:
-        return list(range(count))
-    return [round(k * (count - 1) / (_COLUMNS - 1)) for k in range(_COLUMNS)]
+    return [items[k] for k in cv.chosen(len(items), _COLUMNS)]
 
 
 def _row(
@@ -153,7 +152,7 @@ def _row(
     """A heading with its key, and pictures side by side; None without pictures."""
     if not pictures:
         return None
-    chosen = _chosen(len(pictures))
+    chosen = cv.chosen(len(pictures), _COLUMNS)
     width = (WIDTH - 2 * _EDGE - (_COLUMNS - 1) * _GAP) // _COLUMNS
     tallest = max(p.shape[0] / p.shape[1] for p in pictures)
     height = round(width * min(tallest, 1.2))
@@ -207,10 +206,17 @@ def _map(data: OverviewData, unit: str) -> np.ndarray | None:
     if not (len(data.cloud) or data.input_poses or data.novel_poses):
         return None
     part = cv.blank(52 + _MAP_HEIGHT + 10, WIDTH)
-    names = [("keyframes", cv.INPUT_CAMERA)] + ([("path of the novel views", cv.PATH)] if data.novel_poses else [])
+    others = "withheld views" if data.truths else "path of the novel views"
+    names = [("keyframes", cv.INPUT_CAMERA)] + ([(others, cv.PATH)] if data.novel_poses else [])
     _headline(part, "Map from above", f"{len(data.cloud):,} points", _swatches(names))
     drawn = draw_map(
-        data.cloud, data.input_poses, data.novel_poses, width=WIDTH - 2 * _EDGE, height=_MAP_HEIGHT, unit=unit
+        data.cloud,
+        data.input_poses,
+        data.novel_poses,
+        width=WIDTH - 2 * _EDGE,
+        height=_MAP_HEIGHT,
+        unit=unit,
+        joined=not data.truths,
     )
     cv.paste(part, drawn, _EDGE, 52)
     return part

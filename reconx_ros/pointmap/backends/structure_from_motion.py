@@ -43,7 +43,7 @@ class StructureFromMotionBackend:
         """
         if len(keyframes) < 2:
             raise InvalidInputError(f"structure from motion got {len(keyframes)} keyframe(s), expected at least 2")
-        found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.seed)
+        found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.seed, device=device)
         posed = [_posed(k, found) for k in keyframes if k.id in found.world_from_cam]
         depth_config = replace(config, metric_poses=False, min_depth=0.0, max_depth=0.0, refine_poses=False)
         views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=_rest_of(job))

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import torch
 
 from reconx_ros.core import SE3, InsufficientParallaxError, Job, Keyframe, PinholeCamera, ReconstructionError
 from reconx_ros.pointmap.sfm.features import Features, extract
 from reconx_ros.pointmap.sfm.mapping import Calibration, Mapper, Pairs, SparseModel
+from reconx_ros.pointmap.sfm.matching import match
 from reconx_ros.pointmap.sfm.plausibility import (
     MAX_LOG_CHANCE,
     agreement,
@@ -20,9 +22,11 @@ from reconx_ros.pointmap.sfm.plausibility import (
     lacks_parallax,
 )
 from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry, estimate, is_degenerate, rival_share, shows_parallax
+from reconx_ros.pointmap.sfm.widen import pairs_to_widen, widened
 
 _MAX_RIVAL_SHARE = 0.5
-_FEATURE_SHARE, _MATCH_SHARE = 0.2, 0.6  # of the progress bar
+_DISTINCT = 0.8  # ratio of a match that counts when pairs are ranked
+_FEATURE_SHARE, _MATCH_SHARE = 0.2, 0.5  # of the progress bar
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,10 +51,16 @@ class RecoveredCameras:
 
 
 def recover_cameras(
-    keyframes: Sequence[Keyframe], job: Job, span: tuple[float, float] = (0.0, 1.0), *, seed: int = 0
+    keyframes: Sequence[Keyframe],
+    job: Job,
+    span: tuple[float, float] = (0.0, 1.0),
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> RecoveredCameras:
     """Poses (and focal lengths where they are uncertain) of keyframes from their images alone; up to scale.
 
+    Images that plain matching leaves apart get a second look with synthesised slanted views (widen.py).
     Deterministic for a seed. The result does not depend on poses that the keyframes may have.
 
     Args:
@@ -58,6 +68,7 @@ def recover_cameras(
         job: progress and cancellation.
         span: part of the progress bar that this fills.
         seed: of the random sampling.
+        device: where descriptors of the second look are compared; None is the CPU.
 
     Raises:
         InsufficientParallaxError: when the images differ by a turn of the camera only, or not at all.
@@ -74,27 +85,74 @@ def recover_cameras(
     for k, keyframe in enumerate(frames):
         step(_FEATURE_SHARE * k / len(frames), f"finding features in image {k + 1} of {len(frames)}")
         features.append(extract(keyframe))
-    pairs = match_pairs(features, step, seed)
+    pairs, candidates = match_pairs(features, step, seed)
+    attempt = _mapped(frames, features, pairs, lambda text: step(_FEATURE_SHARE + _MATCH_SHARE, text), seed)
+    joined = attempt.model.cam_from_world.keys() if attempt.model is not None else ()
+    chosen = pairs_to_widen(len(frames), joined, pairs, candidates)
+    if chosen:
+        attempt = _second_look(attempt, frames, features, pairs, chosen, step, seed, device or torch.device("cpu"))
+    if attempt.model is None:
+        raise attempt.refusal or ReconstructionError("no model of the cameras was found")
+    return _in_first_camera(attempt.mapper, attempt.model, frames)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Attempt:
+    """A model that stands the tests, or why there is none."""
+
+    mapper: Mapper
+    model: SparseModel | None = None
+    refusal: ReconstructionError | InsufficientParallaxError | None = None
+
+    @property
+    def joined(self) -> int:
+        return 0 if self.model is None else len(self.model.cam_from_world)
+
+
+def _mapped(
+    frames: Sequence[Keyframe], features: Sequence[Features], pairs: Pairs, on_step: Callable[[str], None], seed: int
+) -> _Attempt:
     mapper = Mapper(features, pairs, calibration_of(frames))
-    models = mapper.models(lambda text: step(_MATCH_SHARE + _FEATURE_SHARE, text))
+    models = mapper.models(on_step)
     if not models:
-        raise _no_model(frames, features, pairs)
-    model = _first_true(mapper, models, seed)
-    return _in_first_camera(mapper, model, frames)
+        return _Attempt(mapper=mapper, refusal=_no_model(frames, features, pairs))
+    try:
+        return _Attempt(mapper=mapper, model=_first_true(mapper, models, seed))
+    except (ReconstructionError, InsufficientParallaxError) as err:
+        return _Attempt(mapper=mapper, refusal=err)
+
+
+def _second_look(
+    first: _Attempt, frames: Sequence[Keyframe], features: Sequence[Features], pairs: Pairs,
+    chosen: Sequence[tuple[int, int]], step: Callable[[float, str], None], seed: int, device: torch.device,
+) -> _Attempt:  # fmt: skip
+    """The first attempt, or one with wider pairs where that joins more images."""
+
+    def later(fraction: float, message: str) -> None:
+        start = _FEATURE_SHARE + _MATCH_SHARE
+        step(start + (1 - start) * fraction, message)
+
+    spots, found = widened(frames, features, pairs, chosen, later, seed=seed, device=device)
+    if all(pairs.get(p) is g for p, g in found.items()):
+        return first
+    second = _mapped(frames, spots, found, lambda text: later(1.0, text), seed)
+    return second if second.joined > first.joined else first
 
 
 def match_pairs(
     features: Sequence[Features], step: Callable[[float, str], None], seed: int
-) -> dict[tuple[int, int], TwoViewGeometry]:
-    """Two-view geometries of all pairs of images that have one."""
+) -> tuple[dict[tuple[int, int], TwoViewGeometry], dict[tuple[int, int], int]]:
+    """Two-view geometries of all pairs of images that have one; number of distinctive matches of all pairs."""
     all_pairs = list(combinations(range(len(features)), 2))
-    found = {}
+    found, candidates = {}, {}
     for k, (a, b) in enumerate(all_pairs):
         step(_FEATURE_SHARE + _MATCH_SHARE * k / len(all_pairs), f"matching pair {k + 1} of {len(all_pairs)}")
-        geometry = estimate(features[a], features[b], seed=seed)
+        raw = match(features[a], features[b])
+        candidates[a, b] = int((raw.ratio < _DISTINCT).sum())
+        geometry = estimate(features[a], features[b], seed=seed, candidates=raw)
         if geometry is not None and not is_degenerate(features[b], geometry):
             found[a, b] = geometry
-    return found
+    return found, candidates
 
 
 def calibration_of(keyframes: Sequence[Keyframe]) -> Calibration:

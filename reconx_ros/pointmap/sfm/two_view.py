@@ -12,6 +12,7 @@ from reconx_ros.geometry.epipolar import fundamental_matrix
 from reconx_ros.pointmap.sfm.bundle import adjust
 from reconx_ros.pointmap.sfm.features import Features
 from reconx_ros.pointmap.sfm.matching import Matches, held_out, match, symmetric_epipolar_px
+from reconx_ros.pointmap.sfm.planar import plane_poses
 from reconx_ros.pointmap.sfm.problem import BundleProblem
 from reconx_ros.pointmap.sfm.triangulation import homogeneous, triangulate
 
@@ -23,6 +24,7 @@ _MODELS = 4  # real essential matrices per sample, on average
 MAX_LOG_FALSE_ALARMS = -6.0
 _MIN_FRONT_SHARE = 0.75  # of the matches on their epipolar lines
 _MIN_TURNED_RATIO = 0.03  # of what a rotation leaves unexplained to the parallax; far less where the pose is degenerate
+_MAX_PARALLAX_DEG = 120.0  # of the median match; from so far around no surface looks alike, but a reflection may
 _WIDE_DEG = 10.0
 _RANSAC_STEPS = 2000
 
@@ -81,8 +83,9 @@ def fundamental_of(a: Features, b: Features, b_from_a: SE3) -> np.ndarray:
 
 
 def estimate(
-    a: Features, b: Features, *, seed: int = 0, candidates: Matches | None = None, chance: float | None = None
-) -> TwoViewGeometry | None:
+    a: Features, b: Features, *, seed: int = 0, candidates: Matches | None = None, chance: float | None = None,
+    trials: int = 3,
+) -> TwoViewGeometry | None:  # fmt: skip
     """Relative pose of two images; None where their matches are no better than chance.
 
     Args:
@@ -90,42 +93,69 @@ def estimate(
         seed: of the random sampling.
         candidates: raw matches; None matches here.
         chance: that a wrong candidate agrees with a geometry; None takes that of a match anywhere in the image.
+        trials: how often poses are sampled; more where few of the matches are true.
     """
     raw = match(a, b) if candidates is None else candidates
     withheld = held_out(raw)
     usable = raw.select(~withheld)
     chance = chance_on_line(a, b, inlier_px(a, b)) if chance is None else chance
-    best = _most_meaningful(a, b, usable, seed, chance)
+    best = _most_meaningful(a, b, usable, seed, chance, trials)
     if best is None:
         return None
     pose, alarms = best
     inliers = usable.select(agreeing(a, b, pose, usable))
     pose = polished(a, b, inliers, pose)
     inliers = usable.select(agreeing(a, b, pose, usable))
-    if len(inliers) < _MIN_INLIERS or _is_mirrored(a, b, pose, usable, len(inliers)):
+    if len(inliers) < _MIN_INLIERS or _is_mirrored(a, b, pose, usable):
         return None
     ra, rb = a.rays[inliers.index[:, 0]], b.rays[inliers.index[:, 1]]
+    parallax_deg = float(np.median(ray_angles_deg(pose, ra, rb)))
+    if parallax_deg > _MAX_PARALLAX_DEG:
+        return None
     return TwoViewGeometry(
         b_from_a=pose, matches=inliers, log_false_alarms=alarms, sigma_deg=pose_sigma_deg(a, b, inliers, pose),
-        parallax_deg=float(np.median(ray_angles_deg(pose, ra, rb))), turned_only_px=turned_only_px(a, b, inliers),
+        parallax_deg=parallax_deg, turned_only_px=turned_only_px(a, b, inliers),
         raw=raw,
     )  # fmt: skip
 
 
-def _most_meaningful(a: Features, b: Features, usable: Matches, seed: int, chance: float) -> tuple[SE3, float] | None:
+def _most_meaningful(
+    a: Features, b: Features, usable: Matches, seed: int, chance: float, trials: int
+) -> tuple[SE3, float] | None:
     """The pose with the fewest false alarms over several strengths of the ratio test, if any is meaningful."""
     best = None
     for ratio in _RATIOS:
         chosen = usable.select(usable.ratio < ratio)
-        pose = _sampled_pose(a, b, chosen, seed)
+        pose = _best_pose(a, b, chosen, seed, trials)
         if pose is None:
             continue
-        pose = polished(a, b, chosen.select(agreeing(a, b, pose, chosen)), pose)
         count = int(agreeing(a, b, pose, chosen).sum())
         alarms = log_false_alarms(len(chosen), count, chance)
         if count >= _MIN_INLIERS and alarms < MAX_LOG_FALSE_ALARMS and (best is None or alarms < best[1]):
             best = pose, alarms
     return best
+
+
+def _best_pose(a: Features, b: Features, chosen: Matches, seed: int, trials: int) -> SE3 | None:
+    """The pose that most matches agree with, adjusted to them.
+
+    Sampling may end in the wrong one of the two poses that a plane allows, so it is done several times, and the poses
+    of the best plane are tried as well.
+    """
+    starts = [p for k in range(trials) if (p := _sampled_pose(a, b, chosen, seed + k)) is not None]
+    if not starts:
+        return None
+    rays_a, rays_b = (f.rays[chosen.index[:, k]] for k, f in enumerate((a, b)))
+    starts += plane_poses(rays_a, rays_b, plane_width(a, b))
+    starts.sort(key=lambda p: -int(agreeing(a, b, p, chosen).sum()))
+    kept = starts[: max(2, trials // 2)]
+    poses = [polished(a, b, chosen.select(agreeing(a, b, p, chosen)), p) for p in kept]
+    return max(poses, key=lambda p: int(agreeing(a, b, p, chosen).sum()))
+
+
+def plane_width(a: Features, b: Features) -> float:
+    """Distance on the plane z = 1 up to which a match agrees with a homography."""
+    return 2 * inlier_px(a, b) / math.sqrt(math.sqrt(a.camera.fx * a.camera.fy * b.camera.fx * b.camera.fy))
 
 
 def _sampled_pose(a: Features, b: Features, chosen: Matches, seed: int) -> SE3 | None:
@@ -242,12 +272,19 @@ def pose_sigma_deg(a: Features, b: Features, inliers: Matches, b_from_a: SE3) ->
     return turn, swing
 
 
-def _is_mirrored(a: Features, b: Features, pose: SE3, usable: Matches, in_front: int) -> bool:
+def front_share(a: Features, b: Features, pose: SE3, matches: Matches) -> float:
+    """Share in [0, 1], of the matches on their epipolar lines, of those in front of both cameras; 1 where none is."""
+    near = symmetric_epipolar_px(fundamental_of(a, b, pose), a.uv[matches.index[:, 0]], b.uv[matches.index[:, 1]])
+    count = int((near < inlier_px(a, b)).sum())
+    return int(agreeing(a, b, pose, matches).sum()) / count if count else 1.0
+
+
+def _is_mirrored(a: Features, b: Features, pose: SE3, usable: Matches) -> bool:
     """Whether too many matches lie on their epipolar lines but behind a camera, as those of a reflection do."""
+    if front_share(a, b, pose, usable) >= _MIN_FRONT_SHARE:
+        return False
     ia, ib = usable.index.T
     near = symmetric_epipolar_px(fundamental_of(a, b, pose), a.uv[ia], b.uv[ib]) < inlier_px(a, b)
-    if in_front >= _MIN_FRONT_SHARE * int(near.sum()):
-        return False
     return turned_only_px(a, b, usable.select(near)) > least_turned_px(a, b)
 
 

@@ -1,4 +1,8 @@
-"""sensor_msgs/CameraInfo to and from pinhole cameras (REP-104: binning and region of interest are honoured)."""
+"""sensor_msgs/CameraInfo to and from pinhole cameras; binning and region of interest are honoured (REP-104).
+
+K, D, P, width and height are those of the whole sensor. The region of interest is a window on it in unbinned pixels,
+binning then joins ``binning_x`` by ``binning_y`` of the window's pixels to one of the image.
+"""
 
 from __future__ import annotations
 
@@ -53,30 +57,48 @@ def rectifier_of_info(info: CameraInfo, *, rectified: bool = False) -> Rectifier
     k = np.array(info.k, dtype=np.float64).reshape(3, 3)
     p = np.array(info.p, dtype=np.float64).reshape(3, 4)
     width, height = _windowed(info, k, p[:, :3])
-    check_size("camera_info", width, height)
     if rectified:
+        _check_region_of_rectified(info)
         return make_rectifier(width, height, k.reshape(-1), p=p.reshape(-1))
     return make_rectifier(width, height, k.reshape(-1), str(info.distortion_model), list(info.d))
 
 
-def _windowed(info: CameraInfo, *matrices: np.ndarray) -> tuple[int, int]:
-    """Apply region of interest and binning to intrinsics in place; returns the image's (width, height)."""
-    x_binning, y_binning = max(1, int(info.binning_x)), max(1, int(info.binning_y))
-    roi = info.roi
-    full = (int(info.width), int(info.height))
+def image_size_of_info(info: CameraInfo) -> tuple[int, int]:
+    """(width, height) of the images that belong to a calibration: the region of interest, binned.
+
+    Raises:
+        InvalidInputError: for a region of interest that leaves the sensor, or an empty or absurd size.
+    """
+    roi, full = info.roi, (int(info.width), int(info.height))
+    check_size("camera_info", *full)
     width, height = int(roi.width) or full[0], int(roi.height) or full[1]
-    inside = int(roi.x_offset) + width <= full[0] and int(roi.y_offset) + height <= full[1]
-    if not inside:
+    if int(roi.x_offset) + width > full[0] or int(roi.y_offset) + height > full[1]:
         raise InvalidInputError(
             f"camera_info region of interest {width}x{height} at ({roi.x_offset}, {roi.y_offset}) "
             f"leaves the {full[0]}x{full[1]} image, expected it inside"
         )
+    width, height = width // max(1, int(info.binning_x)), height // max(1, int(info.binning_y))
+    check_size("camera_info image", width, height)
+    return width, height
+
+
+def _check_region_of_rectified(info: CameraInfo) -> None:
+    """Refuse what cannot be known: where a window on the lens lies in its rectified image."""
+    if info.roi.do_rectify and any(info.d):
+        raise InvalidInputError(
+            "camera_info has a region of interest with do_rectify for images that are rectified already, expected the "
+            "raw images (ros.rectified false), or do_rectify false and the window in rectified pixels"
+        )
+
+
+def _windowed(info: CameraInfo, *matrices: np.ndarray) -> tuple[int, int]:
+    """Apply region of interest and binning to intrinsics in place; returns the image's (width, height)."""
     for matrix in matrices:
-        matrix[0, 2] -= int(roi.x_offset)
-        matrix[1, 2] -= int(roi.y_offset)
-        _bin_axis(matrix, 0, x_binning)
-        _bin_axis(matrix, 1, y_binning)
-    return width // x_binning, height // y_binning
+        matrix[0, 2] -= int(info.roi.x_offset)
+        matrix[1, 2] -= int(info.roi.y_offset)
+        _bin_axis(matrix, 0, max(1, int(info.binning_x)))
+        _bin_axis(matrix, 1, max(1, int(info.binning_y)))
+    return image_size_of_info(info)
 
 
 def _bin_axis(matrix: np.ndarray, axis: int, binning: int) -> None:

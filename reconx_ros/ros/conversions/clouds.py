@@ -9,12 +9,13 @@ Layout, 28 bytes a point, little-endian::
 
 from __future__ import annotations
 
+import array
+
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from reconx_ros.core import InvalidInputError, PointCloud, Provenance
-from reconx_ros.ros.conversions.images import byte_array
 
 _OFFSETS = (0, 4, 8, 12, 16, 20, 24)
 CLOUD_DTYPE = np.dtype(
@@ -57,19 +58,24 @@ def cloud_msg(cloud: PointCloud, header: Header) -> PointCloud2:
     msg.point_step = CLOUD_DTYPE.itemsize
     msg.row_step = CLOUD_DTYPE.itemsize * len(cloud)
     msg.is_dense = bool(np.isfinite(cloud.points).all())
-    msg.data = byte_array(packed(cloud))
+    msg.data = packed(cloud)
     return msg
 
 
-def packed(cloud: PointCloud) -> np.ndarray:
-    """The cloud as a structured array [P] of CLOUD_DTYPE; unused bytes are 0."""
-    rows = np.zeros(len(cloud), CLOUD_DTYPE)
-    rows["x"], rows["y"], rows["z"] = cloud.points.T
-    red, green, blue = cloud.rgb_u8.astype(np.uint32).T
-    rows["rgb"] = red << 16 | green << 8 | blue
-    rows["confidence"], rows["provenance"] = cloud.confidence, cloud.provenance
-    rows["keyframe_id"] = cloud.keyframe_ids
-    return rows
+def packed(cloud: PointCloud) -> array.array[int]:
+    """The cloud as a message's data; unused bytes are 0.
+
+    Whole words and bytes are written in place, which takes half the time of a structured array's fields.
+    """
+    data = array.array("B", [0]) * (CLOUD_DTYPE.itemsize * len(cloud))
+    rows = np.frombuffer(data, np.uint8).reshape(len(cloud), CLOUD_DTYPE.itemsize)
+    words = rows.view("<u4")
+    words[:, 0:3] = np.ascontiguousarray(cloud.points, "<f4").view("<u4")
+    rows[:, 12:15] = cloud.rgb_u8[:, ::-1]
+    words[:, 4] = np.ascontiguousarray(cloud.confidence, "<f4").view("<u4")
+    rows[:, 20] = cloud.provenance
+    words[:, 6] = cloud.keyframe_ids
+    return data
 
 
 def cloud_of(msg: PointCloud2) -> PointCloud:

@@ -9,65 +9,49 @@ from __future__ import annotations
 import array
 from typing import Any
 
-import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.ros.conversions.encodings import DEPTH_ENCODINGS, LAYOUTS, layout_of, to_rgb
 from reconx_ros.ros.encoded import check_size, safe_compressed_depth, safe_rgb
-
-DEPTH_ENCODINGS = ("32FC1", "16UC1", "mono16")
-RGB_ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
-_LAYOUTS = {
-    "rgb8": ("u1", 3),
-    "bgr8": ("u1", 3),
-    "rgba8": ("u1", 4),
-    "bgra8": ("u1", 4),
-    "mono8": ("u1", 1),
-    "8UC1": ("u1", 1),
-    "16UC1": ("u2", 1),
-    "mono16": ("u2", 1),
-    "32FC1": ("f4", 1),
-}
-_TO_RGB = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-}
 
 
 def image_view(msg: Image) -> np.ndarray:
     """The pixels of an image message as they are: a view on its buffer, rows at their step.
 
     Returns:
-        [H, W] or [H, W, C], uint8, uint16 or float32 in the message's byte order.
+        [H, W] or [H, W, C], uint8, uint16 or float32 in the message's byte order; [3 H / 2, W] for nv12 and nv21.
 
     Raises:
-        InvalidInputError: for an encoding that is not supported, an empty or absurd size, a step shorter than a row,
-            or less data than the size asks for.
+        InvalidInputError: for an encoding that is not supported, an empty, odd or absurd size, a step shorter than a
+            row, or less data than the size asks for.
     """
     width, height = int(msg.width), int(msg.height)
     check_size("image", width, height)
-    if msg.encoding not in _LAYOUTS:
-        raise InvalidInputError(f"image encoding is '{msg.encoding}', expected one of {', '.join(_LAYOUTS)}")
-    code, channels = _LAYOUTS[msg.encoding]
-    dtype = np.dtype(code).newbyteorder(">" if msg.is_bigendian else "<")
-    row = width * channels * dtype.itemsize
+    layout = layout_of(msg.encoding, width, height)
+    dtype = np.dtype(layout.code).newbyteorder(">" if msg.is_bigendian else "<")
+    rows, pixel = layout.rows(msg.encoding, height), layout.channels * dtype.itemsize
+    step = _checked_step(msg, rows, width * pixel)
+    shape = (rows, width) if layout.channels == 1 else (rows, width, layout.channels)
+    strides = (step, pixel, dtype.itemsize)[: len(shape)]
+    return np.ndarray(shape, dtype, buffer=memoryview(msg.data), strides=strides)
+
+
+def _checked_step(msg: Image, rows: int, row: int) -> int:
+    """Bytes between two rows; the padding of the last row may be missing."""
     step = int(msg.step) or row
     if step < row:
         raise InvalidInputError(
-            f"image step is {step} bytes, expected at least {row} for {width} pixels of {msg.encoding}"
+            f"image step is {step} bytes, expected at least {row} for {msg.width} pixels of {msg.encoding}"
         )
-    needed = step * (height - 1) + row
+    needed = step * (rows - 1) + row
     if len(msg.data) < needed:
         raise InvalidInputError(
-            f"image data has {len(msg.data)} bytes, expected {needed} for {width}x{height} {msg.encoding}"
+            f"image data has {len(msg.data)} bytes, expected {needed} for {msg.width}x{msg.height} {msg.encoding}"
         )
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    strides = (step, channels * dtype.itemsize, dtype.itemsize)[: len(shape)]
-    return np.ndarray(shape, dtype, buffer=memoryview(msg.data), strides=strides)
+    return step
 
 
 def rgb_of_image(msg: Image) -> np.ndarray:
@@ -77,14 +61,9 @@ def rgb_of_image(msg: Image) -> np.ndarray:
         [H, W, 3] uint8.
 
     Raises:
-        InvalidInputError: as image_view, and for an encoding that is no 8-bit picture.
+        InvalidInputError: as image_view, and for an encoding that is no picture.
     """
-    if msg.encoding not in RGB_ENCODINGS:
-        raise InvalidInputError(f"image encoding is '{msg.encoding}', expected one of {', '.join(RGB_ENCODINGS)}")
-    pixels = image_view(msg)
-    if msg.encoding == "rgb8":
-        return pixels
-    return cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[msg.encoding])
+    return to_rgb(image_view(msg), msg.encoding)
 
 
 def depth_of_image(msg: Image) -> np.ndarray:
@@ -135,7 +114,8 @@ def image_msg(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     Raises:
         InvalidInputError: when type or shape do not fit the encoding.
     """
-    code, channels = _LAYOUTS.get(encoding, ("", 0))
+    layout = LAYOUTS.get(encoding)
+    code, channels = (layout.code, layout.channels) if layout is not None else ("", 0)
     shape_fits = pixels.ndim == (2 if channels == 1 else 3) and (channels == 1 or pixels.shape[-1] == channels)
     if not code or pixels.dtype != np.dtype(code) or not shape_fits:
         shape = list(pixels.shape)

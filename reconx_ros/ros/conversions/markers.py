@@ -9,7 +9,7 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from reconx_ros.core import Keyframe, PinholeCamera
+from reconx_ros.core import InvalidInputError, Keyframe, PinholeCamera
 from reconx_ros.ros.conversions.poses import header_msg, pose_msg
 
 _EDGES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1))
@@ -51,3 +51,29 @@ def frustum_corners(camera: PinholeCamera, depth: float) -> np.ndarray:
     v = np.array([-0.5, -0.5, camera.height - 0.5, camera.height - 0.5])
     rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones(4)], axis=1)
     return np.concatenate([np.zeros((1, 3)), depth * rays])
+
+
+def camera_of_marker(marker: Marker, width: int = 640) -> PinholeCamera:
+    """The camera whose frustum a marker shows, with its picture taken to be ``width`` pixels wide: markers say angles.
+
+    Raises:
+        InvalidInputError: for a marker that is no pyramid of ``frustum_markers``.
+    """
+    corners = np.array([[p.x, p.y, p.z] for p in marker.points])  # two ends of each of _EDGES
+    if len(corners) != 2 * len(_EDGES) or not (corners[1:8:2, 2] > 0).all():
+        raise InvalidInputError(f"marker {marker.id} is no camera frustum, expected {2 * len(_EDGES)} points ahead")
+    left, top = corners[1, :2] / corners[1, 2]  # end of the edge (0, 1): the upper left corner
+    right, bottom = corners[5, :2] / corners[5, 2]  # end of the edge (0, 3): the lower right one
+    if not (right > left and bottom > top):
+        raise InvalidInputError(f"marker {marker.id} is no camera frustum: its corners do not span a picture")
+    focal = width / (right - left)
+    height = max(1, round(focal * (bottom - top)))
+    fy = height / (bottom - top)
+    return PinholeCamera(
+        width=width,
+        height=height,
+        fx=float(focal),
+        fy=float(fy),
+        cx=float(-left * focal - 0.5),
+        cy=float(-top * fy - 0.5),
+    )

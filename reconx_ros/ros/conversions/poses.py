@@ -14,6 +14,8 @@ from std_msgs.msg import Header
 from reconx_ros.core import SE3, InvalidInputError
 
 NS_PER_S = 1_000_000_000
+_QUATERNION_TOLERANCE = 1e-2  # of its length, as tf2 has it
+_FARTHEST_M = 1e9
 
 
 def stamp_ns_of(stamp: Time) -> int:
@@ -51,7 +53,8 @@ def se3_of_pose(pose: Pose) -> SE3:
     """frame_from_body of a geometry_msgs/Pose.
 
     Raises:
-        InvalidInputError: for a quaternion of length zero, NaN or infinity.
+        InvalidInputError: for a quaternion whose length is not one (tf2's tolerance of a hundredth), a position that is
+            farther than a million kilometres, or numbers that are not finite.
     """
     return _se3(pose.position, pose.orientation)
 
@@ -66,9 +69,15 @@ def se3_of_transform(transform: Any) -> SE3:
 
 
 def _se3(position: Any, rotation: Any) -> SE3:
-    return SE3.from_quaternion_xyzw(
-        np.array([position.x, position.y, position.z]), np.array([rotation.x, rotation.y, rotation.z, rotation.w])
-    )
+    quaternion_xyzw = np.array([rotation.x, rotation.y, rotation.z, rotation.w])
+    translation = np.array([position.x, position.y, position.z])
+    length, distance = float(np.linalg.norm(quaternion_xyzw)), float(np.abs(translation).max())
+    if not abs(length - 1.0) <= _QUATERNION_TOLERANCE:  # written so that NaN is refused too
+        values = ", ".join(f"{v:g}" for v in quaternion_xyzw)
+        raise InvalidInputError(f"quaternion (x, y, z, w) = ({values}) has length {length:g}, expected 1")
+    if not distance <= _FARTHEST_M:
+        raise InvalidInputError(f"position is {translation.tolist()}, expected at most {_FARTHEST_M:g} m on each axis")
+    return SE3.from_quaternion_xyzw(translation, quaternion_xyzw)
 
 
 def path_msg(poses: Sequence[SE3], stamps_ns: Sequence[int], frame_id: str, stamp_ns: int) -> Path:

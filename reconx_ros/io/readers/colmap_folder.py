@@ -1,0 +1,80 @@
+"""Folders with a COLMAP model beside its pictures (COLMAP, 3DGS, mip-NeRF 360, and what ``reconx export`` writes)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reconx_ros.core import InvalidInputError
+from reconx_ros.io.colmap import ColmapView, read_colmap
+from reconx_ros.io.readers.base import PictureFile, Request, Views, chosen
+from reconx_ros.io.readers.picture_folders import name_in, picture_folder, picture_paths
+from reconx_ros.io.scene_views import Scene
+from reconx_ros.io.splits import every_eighth_split
+
+_MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "dense/0/sparse", ".")
+
+
+def has_colmap_model(root: Path) -> bool:
+    """Whether there is a model in one of the usual places."""
+    return _model_folder(root) is not None
+
+
+def read_colmap_folder(request: Request) -> Scene:
+    """Pictures of a COLMAP model, in the order of their names; distorted ones become pinhole pictures.
+
+    Every 8th picture is held out, as 3DGS and mip-NeRF 360 do.
+
+    Raises:
+        StorageError: when a file of the model is missing or ends too early, or a picture is missing.
+        InvalidInputError: when there is no model or no folder of pictures, or a number in it cannot be.
+    """
+    root = request.root
+    model = _model_folder(root)
+    if model is None:
+        raise InvalidInputError(f"folder {root} holds no COLMAP model, expected one in sparse/0, sparse or itself")
+    found = {view.name: view for view in sorted(read_colmap(model), key=lambda view: view.name)}
+    if not found:
+        raise InvalidInputError(f"COLMAP model {model} has no posed images, expected at least one")
+    files = picture_paths(_picture_folder(request, model), list(found))
+    by_name = {name_in(path, root): (path, found[key]) for key, path in files.items()}
+    views = Views()
+    return Scene(
+        name=root.resolve().name,
+        root=root,
+        views=tuple(views.of(_picture(name, *by_name[name])) for name in chosen(list(by_name), request.names, root)),
+        metric_scale=False,
+        layout="colmap",
+        pose_source="COLMAP model",
+        splits=every_eighth_split(list(by_name)),
+        notes=_other_models(model),
+    )
+
+
+def _model_folder(root: Path) -> Path | None:
+    for name in _MODEL_FOLDERS:
+        folder = root / name
+        if any(all((folder / f"{part}{end}").is_file() for part in ("cameras", "images")) for end in (".bin", ".txt")):
+            return folder
+    return None
+
+
+def _picture_folder(request: Request, model: Path) -> Path:
+    """The folder asked for, or images/ beside or above the model."""
+    if request.images is None:
+        for place in (model, *model.parents):
+            if (place / "images").is_dir():
+                return place / "images"
+            if place == request.root:
+                break
+    return picture_folder(request.root, request.images)
+
+
+def _other_models(model: Path) -> tuple[str, ...]:
+    others = [p.name for p in model.parent.iterdir() if p.is_dir() and p.name.isdecimal() and p.name != model.name]
+    if not model.name.isdecimal() or not others:
+        return ()
+    return (f"COLMAP made {1 + len(others)} models, read is {model.name}; the pictures of the others are left out",)
+
+
+def _picture(name: str, path: Path, view: ColmapView) -> PictureFile:
+    return PictureFile(name=name, path=path, lens=view.lens, world_from_cam=view.world_from_cam)

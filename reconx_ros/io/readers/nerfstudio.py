@@ -1,0 +1,169 @@
+"""transforms.json of nerfstudio and instant-ngp, and the transforms_train.json family of NeRF's Blender scenes.
+
+Poses are world-from-camera with OpenGL axes (x right, y up, z backwards); principal points count from the corner of
+the first pixel. Intrinsics and distortion stand at the top or with a frame. ``applied_transform`` and ``applied_scale``
+are what was done to the poses since they were recorded; it is undone, so that the world is that of the recording.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, ReconxError
+from reconx_ros.io.cameras_json import load_json, parse_number
+from reconx_ros.io.image_size import image_size
+from reconx_ros.io.images import IMAGE_SUFFIXES, MILLIMETRE
+from reconx_ros.io.lens import Lens
+from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, Views, chosen, pose_of
+from reconx_ros.io.readers.picture_folders import picture_folder
+from reconx_ros.io.scene_views import Scene, SceneSplit
+from reconx_ros.io.splits import every_eighth_split, few_view_splits
+
+_FILE = "transforms.json"
+_PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
+_OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+_PERSPECTIVE = frozenset({"", "OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"})
+_FISHEYE = frozenset({"OPENCV_FISHEYE", "FISHEYE"})
+
+
+def has_transforms(root: Path) -> bool:
+    """Whether there is a transforms.json, or the parts of one."""
+    return (root / _FILE).is_file() or (root / _PARTS[0]).is_file()
+
+
+def read_nerfstudio(request: Request) -> Scene:
+    """Pictures of a transforms.json, in the order of its frames.
+
+    Depth pictures are in millimetres by nerfstudio's definition, unless ``depth_unit_scale_factor`` says otherwise; a
+    scene that has some is taken to be metric. Masks and ``ply_file_path`` are not read.
+
+    Raises:
+        StorageError: when a file cannot be read.
+        InvalidInputError: for broken JSON, or a camera, lens or pose that is missing or cannot be used.
+    """
+    root = request.root
+    entries = _entries(root)
+    names = chosen(list(entries), request.names, root)
+    views = Views()
+    has_depth = any("depth_file_path" in entry for entry in entries.values())
+    return Scene(
+        name=root.resolve().name,
+        root=root,
+        views=tuple(views.of(_picture(request, name, entries[name])) for name in names),
+        metric_scale=has_depth,
+        layout="nerfstudio",
+        pose_source="transforms.json",
+        splits=_splits(root, entries),
+        notes=("depth pictures are taken as millimetres and poses as metres",) if has_depth else (),
+    )
+
+
+def _entries(root: Path) -> dict[str, dict[str, Any]]:
+    """Frames by file, each with what stands at the top of its file."""
+    files = [root / name for name in ([_FILE] if (root / _FILE).is_file() else _PARTS)]
+    entries = {}
+    for path in (path for path in files if path.is_file()):
+        document = load_json(path)
+        frames = document.pop("frames", None)
+        if not isinstance(frames, list) or not frames:
+            raise InvalidInputError(f"file {path} lists no frames, expected at least one under 'frames'")
+        for k, frame in enumerate(frames):
+            if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+                raise InvalidInputError(f"frame {k} in {path} has no 'file_path', expected a picture")
+            entries[_file(root, frame["file_path"])] = {**document, **frame, "part": path.name}
+    return entries
+
+
+def _file(root: Path, name: str) -> str:
+    """The path as written, relative to the scene; Blender scenes leave out the suffix."""
+    name = name.removeprefix("./")
+    return name if Path(name).suffix.lower() in IMAGE_SUFFIXES or (root / name).is_file() else f"{name}.png"
+
+
+def _splits(root: Path, entries: Mapping[str, dict[str, Any]]) -> dict[str, SceneSplit]:
+    """What the file calls test pictures (else validation pictures) is held out; without either, every 8th."""
+    parts: dict[str, list[str]] = {}
+    for part in ("train", "val", "test"):
+        first = next(iter(entries.values()))
+        listed = [_file(root, str(name)) for name in first.get(f"{part}_filenames") or ()]
+        parts[part] = [n for n, e in entries.items() if n in set(listed) or e["part"] == f"transforms_{part}.json"]
+    test = parts["test"] or parts["val"]
+    if not (test and parts["train"]):
+        return every_eighth_split(list(entries))
+    return few_view_splits([n for n in parts["train"] if n not in set(test)], test, "split of transforms.json")
+
+
+def _picture(request: Request, name: str, entry: dict[str, Any]) -> PictureFile:
+    title = f"image {name} of scene {request.root}"
+    path = request.root / name
+    if request.images is not None or not path.parent.is_dir():  # DL3DV comes with images_4 or images_8 alone
+        path = picture_folder(request.root, request.images) / path.name
+    depth = entry.get("depth_file_path")
+    unit_m = parse_number(entry, "depth_unit_scale_factor", title, MILLIMETRE)
+    return PictureFile(
+        name=name,
+        path=path,
+        lens=_lens(entry, path, title),
+        world_from_cam=_pose(entry, title),
+        depth=None if depth is None else DepthFile(path=request.root / str(depth), unit_m=unit_m),
+    )
+
+
+def _pose(entry: dict[str, Any], title: str) -> SE3:
+    """The pose in the world of the recording."""
+    if "transform_matrix" not in entry:
+        raise InvalidInputError(f"{title} has no pose, expected a 'transform_matrix' in transforms.json")
+    try:
+        matrix = np.array(entry["transform_matrix"], dtype=np.float64)
+        applied = np.array(entry.get("applied_transform", np.eye(4)[:3]), dtype=np.float64)
+        matrix = np.vstack([matrix[:3], [0, 0, 0, 1]])
+        matrix[:3, 3] /= parse_number(entry, "applied_scale", title, 1.0)
+        matrix = np.linalg.inv(np.vstack([applied[:3], [0, 0, 0, 1]])) @ matrix
+    except (IndexError, TypeError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
+        raise InvalidInputError(
+            f"{title} has a transform_matrix or applied_transform that is no 3x4 or 4x4 matrix"
+        ) from None
+    return pose_of(matrix @ _OPENCV_FROM_OPENGL, title)
+
+
+def _lens(entry: dict[str, Any], path: Path, title: str) -> Lens:
+    width, height = image_size(path, as_stored=True)
+    w, h = parse_number(entry, "w", title, width), parse_number(entry, "h", title, height)
+    fx = _focal(entry, "fl_x", "camera_angle_x", w, title)
+    fy = _focal(entry, "fl_y", "camera_angle_y", h, title) or fx
+    fx = fx or fy
+    if not fx or not fy:
+        raise InvalidInputError(f"{title} has no focal length, expected fl_x or camera_angle_x in transforms.json")
+    cx, cy = parse_number(entry, "cx", title, w / 2), parse_number(entry, "cy", title, h / 2)
+    model, coefficients = _distortion(entry, title)
+    try:
+        camera = PinholeCamera.from_corner_origin(int(w), int(h), fx, fy, cx, cy)
+    except ReconxError as err:
+        raise InvalidInputError(f"{title}: {err}") from None
+    return Lens(camera=camera, model=model, coefficients=coefficients)
+
+
+def _focal(entry: dict[str, Any], key: str, angle_key: str, side: float, title: str) -> float:
+    """0 where neither the focal length nor the angle is given."""
+    if key in entry:
+        return parse_number(entry, key, title)
+    angle = parse_number(entry, angle_key, title, 0.0)
+    return side / (2 * math.tan(angle / 2)) if 0 < angle < math.pi else 0.0
+
+
+def _distortion(entry: dict[str, Any], title: str) -> tuple[str, tuple[float, ...]]:
+    model = str(entry.get("camera_model", "")).upper()
+    if entry.get("is_fisheye"):
+        model = "OPENCV_FISHEYE"
+    k1, k2, k3, k4, p1, p2 = (parse_number(entry, key, title, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    if model in _FISHEYE:
+        return "equidistant", (k1, k2, k3, k4)
+    if model not in _PERSPECTIVE or k4:
+        what = f"camera_model '{model}'" if model not in _PERSPECTIVE else f"k4 = {k4:g}"
+        raise InvalidInputError(f"{title} has {what}, expected OPENCV (k1, k2, p1, p2, k3) or OPENCV_FISHEYE")
+    return "plumb_bob", (k1, k2, p1, p2, k3)
