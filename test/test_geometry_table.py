@@ -152,7 +152,7 @@ def test_failures_are_rows_with_their_sentence(folder: Path, tmp_path: Path) -> 
     assert evaluate_geometry(still, 2, "odometry", SMALL)["status"] == "failed"
     unknown = evaluate_geometry(folder, 3, "guessed", SMALL)
     assert unknown["status"] == "failed" and "poses are 'guessed'" in unknown["message"]
-    assert "has 4 images, 9 views" in evaluate_geometry(folder, 9, "given", SMALL)["message"]
+    assert "9 views are asked for, expected 2 to 4" in evaluate_geometry(folder, 9, "given", SMALL)["message"]
     rows = geometry_table([still], config=SMALL, views=(2,), poses=("odometry", "given"))
     assert [r["poses"] for r in rows] == ["given"]
 

@@ -170,7 +170,7 @@ class Scene:
             raise InvalidInputError(f"scene {self.name} has {len(self.views)} image, expected at least 2")
         if not 2 <= count <= len(self.views):
             raise InvalidInputError(
-                f"{count} views are asked for, expected 2 to {len(self.views)}, the images of scene {self.name}"
+                f"{count} views are asked for, expected 2 to {len(self.views)}, as many as scene {self.name} has images"
             )
         split = self.splits.get(str(count))
         return split.inputs if split is not None else spread(self.names, count)
