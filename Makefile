@@ -48,7 +48,7 @@ ros_env := \
 	ROS_AUTOMATIC_DISCOVERY_RANGE=$(discovery)
 test_env := $(ros_env) ROS_PYTHON_CHECK_FIELDS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup env demo test test-ros lint format docs bench colcon clean distclean
+.PHONY: help setup env demo test test-ros test-long lint format docs bench colcon clean distclean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -122,7 +122,10 @@ test: setup ## Run every test that CI runs
 	@$(test_env) "$(python)" -m pytest $(TESTS) $(PYTEST_ARGS)
 
 test-ros: setup ## Run only the tests that start nodes
-	@$(test_env) "$(python)" -m pytest $(TESTS) -m ros $(PYTEST_ARGS)
+	@$(test_env) "$(python)" -m pytest $(TESTS) -m "ros and not long" $(PYTEST_ARGS)
+
+test-long: setup ## Run the tests that take minutes: load, networks of several hosts, the viewer in a browser
+	@$(test_env) "$(python)" -m pytest $(TESTS) -m long $(PYTEST_ARGS)
 
 lint: $(stamps)/requirements ## Check style, imports and types
 	@"$(python)" -m ruff check .

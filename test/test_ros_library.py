@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,37 @@ def test_tasks_run_on_one_thread_and_survive_errors() -> None:
     assert stepped.wait(TIMEOUT_S) and str(errors[0]) == "step"
     thread.stop()
     assert thread.submit(lambda: 1).cancelled()
+
+
+def test_a_resting_thread_takes_no_step_whatever_comes_and_runs_tasks() -> None:
+    steps: list[float] = []
+    stepped = threading.Event()
+
+    def step() -> float:
+        steps.append(time.monotonic())
+        if len(steps) == 1:
+            thread.rest(0.3)
+        if len(steps) == 2:
+            stepped.set()
+        return 10.0
+
+    thread = MappingThread(step, lambda error: None)
+    thread.start()
+    thread.wake()
+    thread.wake()
+    assert stepped.wait(TIMEOUT_S), "what came while it rested is looked at afterwards"
+    assert steps[1] - steps[0] >= 0.3
+    assert thread.submit(lambda: 7).result(TIMEOUT_S) == 7
+    thread.stop()
+
+
+def test_a_mailbox_says_once_that_it_was_too_small() -> None:
+    box = Mailbox[int](2, lambda reason, count: None)
+    for i in range(2):
+        box.put(i)
+    assert not box.overflowed()
+    box.put(2)
+    assert box.overflowed() and not box.overflowed()
 
 
 # Queue ----------------------------------------------------------------------------------------------------------

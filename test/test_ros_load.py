@@ -17,7 +17,7 @@ from reconx_ros.ros.load import simulated_scene
 SECONDS = 20.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_image_is_lost_before_the_mailbox(ros_domain: int) -> None:
     watched = run_load(simulated_scene(places=6), SECONDS)
     assert watched.sent.frames == 2 * 30 * SECONDS and watched.sent.transforms == 100 * SECONDS

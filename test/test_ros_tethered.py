@@ -29,7 +29,7 @@ LIMIT_S = 900.0
 
 
 @pytest.mark.ros
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(bool(refusal()), reason=refusal() or "possible")
 @pytest.mark.parametrize("case", CASES)
 def test_tethered(case: str, tmp_path: Path) -> None:

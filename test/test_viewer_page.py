@@ -18,7 +18,7 @@ pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx
 from reconx_ros.viz.canvas import INPUT_CAMERA
 from reconx_ros.viz.viewer import app
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TIMEOUT_S = 240.0  # a software renderer on a busy computer
 CANVAS = "canvas[data-engine]"

@@ -50,6 +50,13 @@ class Mailbox(Generic[T]):
         self._on_drop = on_drop
         self._wake = wake
         self._lock = threading.Lock()
+        self._overflowed = False
+
+    def overflowed(self) -> bool:
+        """Whether an entry has given way since this was asked last."""
+        with self._lock:
+            overflowed, self._overflowed = self._overflowed, False
+        return overflowed
 
     def put(self, entry: T) -> None:
         """Add an entry; drops the oldest with reason "busy" when full."""
@@ -58,6 +65,7 @@ class Mailbox(Generic[T]):
             dropped = len(self._entries) > self._capacity
             if dropped:
                 self._entries.popleft()
+                self._overflowed = True
         if dropped:
             self._on_drop("busy", 1)
         self._wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ class MappingThread:
         self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._woken = False
         self._stopping = False
+        self._rest_until_s = 0.0
         self._thread = threading.Thread(target=self._run, name="mapping", daemon=True)
 
     def start(self) -> None:
@@ -46,6 +48,10 @@ class MappingThread:
             self._woken = True
             self._condition.notify()
 
+    def rest(self, seconds: float) -> None:
+        """Take no step for a while, whatever comes; tasks are still run. Called by a step."""
+        self._rest_until_s = time.monotonic() + seconds
+
     def submit(self, task: Callable[[], R]) -> Future[R]:
         """Run a function on the thread."""
         future: Future[R] = Future()
@@ -61,8 +67,7 @@ class MappingThread:
         pause_s = 0.0
         while True:
             with self._condition:
-                if not (self._woken or self._tasks or self._stopping):
-                    self._condition.wait(pause_s)
+                self._wait(pause_s)
                 self._woken = False
                 tasks = list(self._tasks)
                 self._tasks.clear()
@@ -74,6 +79,16 @@ class MappingThread:
             for task, future in tasks:
                 self._do(task, future)
             pause_s = self._stepped()
+
+    def _wait(self, pause_s: float) -> None:
+        """Until there is a task, or something has come and the rest is over, or the pause is over; holds the lock."""
+        end_s = time.monotonic() + pause_s
+        while not (self._tasks or self._stopping):
+            due_s = self._rest_until_s if self._woken else max(end_s, self._rest_until_s)
+            left_s = due_s - time.monotonic()
+            if left_s <= 0:
+                return
+            self._condition.wait(left_s)
 
     def _do(self, task: Callable[[], Any], future: Future[Any]) -> None:
         try:

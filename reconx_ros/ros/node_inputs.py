@@ -24,8 +24,8 @@ from reconx_ros.ros.tf import PoseLookup
 
 Arrival = tuple[CameraInput, Any, float]
 """Camera, image message, monotonic time [s]."""
-INPUT_DEPTH = 10
-"""Messages that DDS holds for the input thread: a third of a second at 30 Hz."""
+INPUT_DEPTH = 30
+"""Messages that DDS holds for the input thread: a second at 30 Hz, so that a busy computer loses none."""
 
 
 class NodeInputs:

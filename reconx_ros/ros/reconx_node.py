@@ -44,6 +44,7 @@ from reconx_ros.ros.tf import PoseLookup, make_pose_lookup
 THREADS = 6
 _WAITING_S = 0.02  # time between two looks while frames wait
 _RESTING_S = 0.25
+_REST_PER_WORK = 2.0  # where more comes than can be looked at, two thirds of the time are left to those who receive it
 _REPEAT_S = 10.0  # time between two log sentences about the same silent topic
 
 
@@ -169,12 +170,14 @@ class ReconxNode(ManagedNode):
         if inputs is None:
             ingest.clear("not_active")
             return _RESTING_S
-        config = self.parameters.config
+        config, started_s = self.parameters.config, time.monotonic()
         for camera, msg, arrived_s in inputs.mailbox.take_all():
             ingest.put(camera, msg, arrived_s, config.ros.queue_size)
         for frame, optical_frame in ingest.take_ready(config, self._now()):
             self._watch.took_frame(time.monotonic())
             session.add_frame(frame, optical_frame)
+        if inputs.mailbox.overflowed() and self._thread is not None:
+            self._thread.rest(_REST_PER_WORK * (time.monotonic() - started_s))
         return _WAITING_S if ingest.waiting else _RESTING_S
 
     def _on_step_error(self, error: Exception) -> None:
