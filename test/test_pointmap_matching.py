@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconx_ros.pointmap.filters import connected_components, median_filter, without_speckles
-from reconx_ros.pointmap.matching import ReferenceWindows, box_mean, window_sum, zncc_cost
+from reconx_ros.pointmap.matching import ReferenceWindows, window_sum, zncc_cost
 from reconx_ros.pointmap.sgm import Smoothness, choose, jump_penalty, parabola_offset, smooth_costs
 from reconx_ros.pointmap.sweep import UNSEEN_COST, BestCosts, inverse_depth_planes
 
@@ -25,10 +25,6 @@ def test_window_sum_equals_a_loop(window: int, extra: int) -> None:
     values = random_images(window, 3, window + extra)
     slow = torch.stack([values[:, i : i + window].sum(dim=1) for i in range(extra + 1)], dim=1)
     torch.testing.assert_close(window_sum(values, window, 1), slow)
-
-
-def test_box_mean_of_a_constant_is_the_constant_up_to_the_border() -> None:
-    torch.testing.assert_close(box_mean(torch.full((2, 6, 7), 0.3), 5), torch.full((2, 6, 7), 0.3))
 
 
 def slow_zncc_cost(reference: np.ndarray, warped: np.ndarray, window: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from reconx_ros.core import InvalidInputError, Job, Keyframe, StorageError
 from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
 from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_of
 from reconx_ros.io.scenes import Scene, read_scene
-from reconx_ros.pipeline.keyframes import sharpness
+from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
 
@@ -132,10 +132,7 @@ def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyfra
     """
     names = scene.inputs(count)
     frames = [scene.frame(name) if use_depth else replace(scene.frame(name), depth_m=None) for name in names]
-    return [
-        Keyframe(id=scene.names.index(name), frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
-        for name, frame in zip(names, frames, strict=True)
-    ]
+    return [chosen_keyframe(scene.names.index(name), frame) for name, frame in zip(names, frames, strict=True)]
 
 
 def depth_errors(result: Reconstruction, scene: Scene) -> dict[str, float] | None:

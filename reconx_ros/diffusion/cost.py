@@ -39,7 +39,7 @@ class Cost:
     flops: int
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Sums up the storages that operations make, as long as they live; not those of the weights, nor views of them."""
 
     def __init__(self, weights: list[torch.nn.Parameter]) -> None:
@@ -98,7 +98,7 @@ def measure(build: Callable[[], torch.nn.Module], run: Callable[[torch.nn.Module
     with torch.no_grad(), torch.device("meta"):
         network = build().to(dtype).eval()
         parameters = list(network.parameters())
-        live = _LiveBytes(parameters)
+        live = LiveBytes(parameters)
         with counted, live, attention:
             run(network)
     return Cost(
@@ -106,6 +106,28 @@ def measure(build: Callable[[], torch.nn.Module], run: Callable[[torch.nn.Module
         weight_bytes=sum(p.numel() * p.element_size() for p in parameters),
         activation_bytes=live.peak,
         flops=int(counted.get_total_flops()) + attention.flops,
+    )
+
+
+def evaluate_unet(
+    network: torch.nn.Module,
+    config: UNetConfig,
+    frames: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    structure_tokens: int,
+) -> torch.Tensor:
+    """Evaluate the video network once on inputs of the right shapes, on the default device; see ``unet_cost``."""
+    tokens = torch.empty(1, structure_tokens, config.structure_dim, dtype=dtype) if structure_tokens else None
+    if tokens is not None and torch.is_grad_enabled():
+        tokens.requires_grad_()
+    return network(
+        torch.empty(1, config.in_channels, frames, height, width, dtype=dtype),
+        torch.zeros(1, dtype=torch.int64),
+        text=torch.empty(1, _TEXT_TOKENS, config.context_dim, dtype=dtype),
+        image=torch.empty(1, frames, _IMAGE_TOKENS, config.context_dim, dtype=dtype),
+        structure=tokens,
     )
 
 
@@ -129,14 +151,7 @@ def unet_cost(
     """
 
     def run(network: torch.nn.Module) -> torch.Tensor:
-        tokens = torch.empty(1, structure_tokens, config.structure_dim, dtype=dtype) if structure_tokens else None
-        return network(
-            torch.empty(1, config.in_channels, frames, height, width, dtype=dtype),
-            torch.zeros(1, dtype=torch.int64),
-            text=torch.empty(1, _TEXT_TOKENS, config.context_dim, dtype=dtype),
-            image=torch.empty(1, frames, _IMAGE_TOKENS, config.context_dim, dtype=dtype),
-            structure=tokens,
-        )
+        return evaluate_unet(network, config, frames, height, width, dtype, structure_tokens)
 
     return measure(lambda: VideoUNet(config), run, dtype)
 

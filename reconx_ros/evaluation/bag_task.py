@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reconx_ros.core import Frame, InvalidInputError, Keyframe, Provenance, ReconstructionError
+from reconx_ros.core import Frame, InvalidInputError, Provenance, ReconstructionError
 from reconx_ros.evaluation.baselines import nearest_picture
 from reconx_ros.evaluation.camera_placement import GIVEN
 from reconx_ros.evaluation.heldout import HeldOutTask, posed
@@ -18,7 +18,7 @@ from reconx_ros.evaluation.scores import mean_scores, score_picture
 from reconx_ros.evaluation.visibility import Observed
 from reconx_ros.io.images import write_image
 from reconx_ros.io.scenes import shrunken_frame
-from reconx_ros.pipeline.keyframes import sharpness
+from reconx_ros.pipeline.keyframes import chosen_keyframe
 
 _NS = 1_000_000_000
 
@@ -81,9 +81,7 @@ def _task(scene: str, inputs: dict[int, Frame], tests: dict[int, Frame], every: 
         scene=scene,
         protocol=f"every {every}th image withheld from the running nodes, poses of the bag's transforms, longer side "
         f"{max_size} px",
-        keyframes=tuple(
-            Keyframe(id=i, frame=_without_depth(f), sharpness=sharpness(f.rgb_u8)) for i, f in enumerate(given)
-        ),
+        keyframes=tuple(chosen_keyframe(i, _without_depth(f)) for i, f in enumerate(given)),
         truth=tuple(posed(f) for f in given),
         depths=tuple(f.depth_m for f in given),
         tests=tuple(held),

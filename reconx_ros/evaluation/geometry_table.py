@@ -31,7 +31,7 @@ from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors
 from reconx_ros.io.cameras_json import pose_key
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pipeline.keyframes import sharpness
+from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstructor
 
 VIEW_COUNTS = (2, 3, 6, 9)
@@ -225,7 +225,7 @@ def _carried_poses(scene: Scene, names: Sequence[str], truth: Sequence[SE3], pos
 
 def _keyframe(index: int, frame: Frame, pose: SE3 | None, use_depth: bool) -> Keyframe:
     frame = replace(frame, world_from_cam=pose, depth_m=frame.depth_m if use_depth else None)
-    return Keyframe(id=index, frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
+    return chosen_keyframe(index, frame)
 
 
 def _pair_figures(estimate: Sequence[SE3 | None], truth: Sequence[SE3]) -> dict[str, float]:

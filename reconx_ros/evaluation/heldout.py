@@ -12,7 +12,7 @@ import numpy as np
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera
 from reconx_ros.io.cameras_json import pose_key
 from reconx_ros.io.scenes import Scene, SceneSplit, read_scene
-from reconx_ros.pipeline.keyframes import sharpness
+from reconx_ros.pipeline.keyframes import chosen_keyframe
 
 # Mean difference in grey levels below which two thumbnails show one picture. On photos a JPEG of quality 50 makes 0.9,
 # a shift by one of 640 pixels 1.5 to 1.9, the next frame of a slow video 10.
@@ -162,4 +162,4 @@ def thumbnail(rgb_u8: np.ndarray) -> np.ndarray:
 
 def _keyframe(index: int, frame: Frame, pose: SE3 | None) -> Keyframe:
     frame = replace(frame, depth_m=None, world_from_cam=pose)
-    return Keyframe(id=index, frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
+    return chosen_keyframe(index, frame)

@@ -29,6 +29,11 @@ def sharpness(rgb_u8: np.ndarray) -> float:
     return float(cv2.meanStdDev(laplacian)[1].item() ** 2)
 
 
+def chosen_keyframe(index: int, frame: Frame) -> Keyframe:
+    """A frame that someone picked, as a keyframe."""
+    return Keyframe(id=index, frame=frame, sharpness=sharpness(frame.rgb_u8), reason="chosen")
+
+
 def view_overlap(camera: PinholeCamera, a_from_b: SE3, depth: float) -> float:
     """Share of camera b's image that falls into camera a's image, for content at one depth.
 

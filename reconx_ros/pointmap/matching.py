@@ -37,11 +37,6 @@ def box_sum(image: torch.Tensor, window: int) -> torch.Tensor:
     return window_sum(window_sum(padded, window, -2), window, -1)
 
 
-def box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean over a square window of [..., H, W]; at the border over the part inside the image."""
-    return box_sum(image, window) / box_sum(torch.ones_like(image), window)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReferenceWindows:
     """Window statistics of the reference image, computed once.

@@ -101,8 +101,8 @@ class NodeServices:
         del request
 
         def reset() -> None:
+            self._on_reset()  # first, so that no status tells of an empty map with old counters
             self._session.reset()
-            self._on_reset()
 
         try:
             self._on_thread(reset)

@@ -49,8 +49,8 @@ def compared(folder: RunFolder, run: Run, most: int) -> str:
         return ""
     titles = _titles(methods)
     chosen = chosen_views([s.psnr for s in methods[0].views] or [0.0] * len(run.tests), most)
-    views = [_view(folder, run, k, methods, titles) for k in chosen]
-    views = [v for v in views if v is not None]
+    found = [_view(folder, run, k, methods, titles) for k in chosen]
+    views = [v for v in found if v is not None]
     if not views:
         return '<p class="note">The pictures of this run are not in its folder.</p>'
     keys = [k for k in titles if any(k in v.pictures for v in views)]

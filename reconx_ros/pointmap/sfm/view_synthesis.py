@@ -145,7 +145,8 @@ def _slanted(grey: np.ndarray, tilt: float, turn_rad: float) -> tuple[np.ndarray
 
 def _spots(plain: np.ndarray, uv: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Which spot each feature [N, 2] belongs to, [N], and the features that begin a new one, after the plain ones."""
-    spot, fresh = np.full(len(uv), -1), []
+    spot = np.full(len(uv), -1)
+    fresh: list[int] = []
     if len(uv) == 0:
         return spot, np.zeros(0, np.int64)
     distance, nearest = cKDTree(plain).query(uv, distance_upper_bound=radius)
@@ -157,7 +158,7 @@ def _spots(plain: np.ndarray, uv: np.ndarray, radius: float) -> tuple[np.ndarray
         if spot[i] < 0:
             mine = rest[around]
             spot[mine[spot[mine] < 0]] = len(plain) + len(fresh)
-            fresh.append(i)
+            fresh.append(int(i))
     return spot, np.array(fresh, dtype=np.int64)
 
 
