@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import rclpy
@@ -29,7 +29,6 @@ from reconx_ros.ros.qos import latched_qos, reliable_qos
 
 TIMEOUT_S = float(os.environ.get("RECONX_TEST_TIMEOUT_S", "60"))  # raise it on a computer that does much else
 CAMERA_TOPICS = ("image", "camera_info", "depth", "image/compressed", "depth/compressedDepth")
-LOSSLESS = (*CAMERA_TOPICS, *(f"{name}/{topic}" for name in ("left", "right") for topic in CAMERA_TOPICS), "odom")
 START_NS = 1_000_000_000_000
 R = TypeVar("R")
 
@@ -97,7 +96,9 @@ class Graph:
         """Start reconx_ros.ros.MODULE; parameters replace dots by double underscores (``ros__server="x"``)."""
         words = ["--ros-args", *arguments]
         if module == "reconx_node":  # nothing that a test sends may be lost
-            for topic in LOSSLESS:
+            names = cast("Sequence[str]", parameters.get("ros__cameras", ()))
+            prefixes = [f"{name}/" for name in names if name.isidentifier()] or [""]
+            for topic in (*(prefix + topic for prefix in prefixes for topic in CAMERA_TOPICS), "odom"):
                 words += ["-p", f"qos_overrides./{topic}.subscription.reliability:=reliable"]
                 words += ["-p", f"qos_overrides./{topic}.subscription.depth:=50"]
         for name, value in parameters.items():

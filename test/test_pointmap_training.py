@@ -400,13 +400,16 @@ def test_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_interrupt_cancels_first_and_interrupts_then() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with cancelled_by_interrupt() as token:
-        signal.raise_signal(signal.SIGINT)
-        assert token.cancelled
-        with pytest.raises(KeyboardInterrupt):
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        with cancelled_by_interrupt() as token:
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before
+            assert token.cancelled
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
 
 
 def test_interrupted_command_can_be_resumed(

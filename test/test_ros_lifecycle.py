@@ -124,7 +124,8 @@ def test_a_lifecycle_manager_brings_both_nodes_up_and_down(made: Graph) -> None:
     camera.walk(4)
     made.wait("a map", lambda: statuses[-1].reconstructions == 1)
     assert manager.pause()
-    assert camera.images.get_subscription_count() == 0 and statuses[-1].state == Status.IDLE
+    made.wait("the end of the subscription", lambda: camera.images.get_subscription_count() == 0)
+    made.wait("word of the pause", lambda: statuses[-1].state == Status.IDLE)
     assert manager.resume()
     camera.ready()
     assert manager.reset()
