@@ -49,9 +49,11 @@ class NodeProcess:
         for source, target in remaps.items():
             command += ["-r", f"{source}:={target}"]
         with self.log.open("wb") as log:
+            # A group of its own, to be ended as a whole, but the caller's session: niceness counts within a session.
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(environment),
+                preexec_fn=os.setpgrp,
+            )  # fmt: skip
 
     @property
     def pid(self) -> int:
