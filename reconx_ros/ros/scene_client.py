@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 from reconx_ros.srv import LoadMap
 
 _TIMEOUT_S = 30.0
+_DISCOVERY_S = 2.0  # a server that has just started may not be seen yet
 
 
 class SceneClient:
@@ -43,7 +44,7 @@ class SceneClient:
         """
         if scene is None:
             return "the map holds no scene to draw"
-        if not self._client.service_is_ready():
+        if not self._client.wait_for_service(timeout_sec=_DISCOVERY_S):
             return f"its scene {scene} is not drawn: the reconstruction server is not there"
         answered = threading.Event()
         future = self._client.call_async(LoadMap.Request(header=header, path=str(scene)))
