@@ -134,7 +134,7 @@ def camera_inputs(
 ) -> dict[str, Any]:
     """Ray maps and epipolar masks for the branches that the network has; empty without a path.
 
-    Centres are measured in the unit of the structure tokens, the mean distance of the points, where there are points.
+    Centres are measured in the mean distance of the points from their middle, as in training, where there are points.
 
     Raises:
         InvalidInputError: for a path that does not fit the frames, or that the network has no branch for.
