@@ -70,6 +70,11 @@ class Robot:
 
         return self.graph.wait(f"diagnostics of {name} with '{words}'", found)
 
+    def published_by(self, topic: str) -> str:
+        """Which nodes the newest diagnostics say publish a topic."""
+        newest = [s for msg in self.diagnostics[-1:] for s in msg.status if s.name == f"reconx_node: input /{topic}"]
+        return next((v.value for s in newest for v in s.values if v.key == "published by"), "")
+
     def trigger(self, name: str = "trigger") -> Trigger.Response:
         return self.graph.call(Trigger, f"reconx_node/{name}", Trigger.Request())
 

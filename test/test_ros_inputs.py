@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from reconx_ros.msg import Status
-from ros_graph import START_NS, FakeCamera, graph, transform_msg
+from ros_graph import START_NS, FakeCamera, transform_msg
 from ros_robot import Robot, drops
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
@@ -24,15 +22,10 @@ from tf2_msgs.msg import TFMessage
 from reconx_ros.core import SE3
 from reconx_ros.ros.conversions import byte_array, camera_info_msg, cloud_of, header_msg, image_msg
 from reconx_ros.ros.diagnostics import TroubleLog
+from reconx_ros.ros.endpoints import Publisher, remembered
 from reconx_ros.ros.qos import reliable_qos
 
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-
-
-@pytest.fixture
-def robot(ros_domain: int, tmp_path: Path) -> Iterator[Robot]:
-    with graph(tmp_path) as made:
-        yield Robot(made)
 
 
 # When nothing arrives -------------------------------------------------------------------------------------------
@@ -167,6 +160,14 @@ def test_cameras_of_different_sizes_rates_and_encodings(robot: Robot) -> None:
     assert not drops(robot.statuses[-1])
 
 
+def test_names_of_publishers_that_are_going_away_stay_known() -> None:
+    unnamed = Publisher(node="a publisher whose node is not known")
+    assert remembered((), [unnamed]) == ("a publisher whose node is not known",)
+    assert remembered((), [Publisher(node="/driver"), unnamed]) == ("/driver",)
+    assert remembered(("/driver",), [unnamed]) == ("/driver",) == remembered(("/driver",), [])
+    assert remembered(("/driver",), [Publisher(node="/player")]) == ("/player",)
+
+
 def test_a_camera_is_unplugged_comes_back_and_changes_its_mode(robot: Robot) -> None:
     node, camera = robot.graph.node, FakeCamera(robot.graph)
     robot.start_server()
@@ -175,6 +176,9 @@ def test_a_camera_is_unplugged_comes_back_and_changes_its_mode(robot: Robot) -> 
     camera.walk(4)
     robot.status("a map", lambda s: s.reconstructions == 1)
     points = cloud_of(robot.graph.wait("its cloud", lambda: [p for p in robot.points if p.width])[-1]).points
+    robot.graph.wait(
+        "the publishers' node", lambda: robot.published_by("image") == robot.published_by("camera_info") == "/test"
+    )
 
     node.destroy_publisher(camera.images)
     node.destroy_publisher(camera.infos)

@@ -60,7 +60,7 @@ class InputMonitor:
         needed: whether nothing works without it.
         since_s: steady time of the subscription.
         meter: rate and age of its messages.
-        publishers: nodes that published it when last looked at.
+        publishers: nodes that publish it, or did; see ``endpoints.remembered``.
     """
 
     topic: str

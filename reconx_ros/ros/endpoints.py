@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 
 _LISTED = 4  # topics or publishers that one sentence names
+_UNNAMED = "a publisher whose node is not known"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,20 @@ def publishers_of(node: Node, topic: str, type_name: str, qos: QoSProfile) -> tu
 
 def _name(info: Any) -> str:
     name = f"{str(info.node_namespace).rstrip('/')}/{info.node_name}"
-    return "a publisher whose node is not known" if "UNKNOWN" in name else name
+    return _UNNAMED if "UNKNOWN" in name else name
+
+
+def remembered(former: tuple[str, ...], publishers: Sequence[Publisher]) -> tuple[str, ...]:
+    """The nodes to name once nobody publishes a topic any more.
+
+    A publisher that goes away is listed without its node's name for a moment: names that were seen before stay.
+
+    Args:
+        former: what was remembered before.
+        publishers: of the topic now.
+    """
+    named = tuple(p.node for p in publishers if p.node != _UNNAMED)
+    return named or former or tuple(p.node for p in publishers)
 
 
 def _mismatch(info: Any, topic: str, type_name: str, qos: QoSProfile) -> str:

@@ -16,10 +16,17 @@ from reconx_ros.pipeline.config import RosConfig
 from reconx_ros.ros.camera_input import CameraInput
 from reconx_ros.ros.conversions import se3_of_pose, stamp_ns_of
 from reconx_ros.ros.diagnostics import InputMonitor
-from reconx_ros.ros.endpoints import Publisher, publishers_of, reason_for_silence, topics_like, type_name_of
+from reconx_ros.ros.endpoints import (
+    Publisher,
+    publishers_of,
+    reason_for_silence,
+    remembered,
+    topics_like,
+    type_name_of,
+)
 from reconx_ros.ros.input_lane import InputLane
 from reconx_ros.ros.mailbox import InputCounters, Mailbox
-from reconx_ros.ros.qos import sensor_qos, subscription_options
+from reconx_ros.ros.qos import publisher_warning, sensor_qos, subscription_options
 from reconx_ros.ros.tf import PoseLookup
 
 Arrival = tuple[CameraInput, Any, float]
@@ -100,9 +107,7 @@ class NodeInputs:
 
     def problem(self, monitor: InputMonitor, publishers: Sequence[Publisher], now_s: float, timeout_s: float) -> str:
         """One sentence about what keeps messages from coming; empty when they come or it is too early to say."""
-        former = monitor.publishers
-        if publishers:
-            monitor.publishers = tuple(p.node for p in publishers)
+        former = monitor.publishers = remembered(monitor.publishers, publishers)
         if monitor.silent_s(now_s) < timeout_s:
             return ""
         alternatives = () if publishers else topics_like(self._node, monitor.topic, monitor.type_name)
@@ -152,11 +157,8 @@ class NodeInputs:
             receive,
             sensor_qos(INPUT_DEPTH),
             callback_group=self._lane.group,
-            **subscription_options(resolved, self._on_incompatible),
+            **subscription_options(resolved, publisher_warning(self._node)),
         )
-
-    def _on_incompatible(self, topic: str, policy: str) -> None:
-        self._node.get_logger().warning(f"a publisher of {topic} offers an incompatible {policy} policy")
 
     def _on_image(self, camera: CameraInput, msg: Image | CompressedImage) -> None:
         start_s = time.perf_counter()
