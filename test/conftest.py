@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -105,3 +106,21 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]
             yield domain
             return
     pytest.fail(f"all {LAST_DOMAIN_ID} ROS domains are in use by other tests")
+
+
+@pytest.fixture
+def robot(ros_domain: int, tmp_path: Path) -> Iterator[Any]:
+    """A graph with a ``ros_robot.Robot``, whose node is not started yet."""
+    from ros_graph import graph
+    from ros_robot import Robot
+
+    with graph(tmp_path) as made:
+        yield Robot(made)
+
+
+@pytest.fixture
+def camera(robot: Any) -> Any:
+    """A ``ros_graph.FakeCamera`` beside the robot."""
+    from ros_graph import FakeCamera
+
+    return FakeCamera(robot.graph)

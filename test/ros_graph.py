@@ -15,7 +15,6 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import TransformStamped
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -24,7 +23,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
 from reconx_ros.core import SE3, PinholeCamera
-from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg, pose_msg
+from reconx_ros.ros import conversions
+from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
 from reconx_ros.ros.qos import latched_qos, reliable_qos
 
 TIMEOUT_S = float(os.environ.get("RECONX_TEST_TIMEOUT_S", "60"))  # raise it on a computer that does much else
@@ -181,12 +181,7 @@ def graph(folder: Path) -> Iterator[Graph]:
 
 def transform_msg(parent: str, child: str, pose: SE3, stamp_ns: int = 0) -> TFMessage:
     """One transform, parent_from_child."""
-    stamped = TransformStamped(header=header_msg(stamp_ns, parent), child_frame_id=child)
-    message = pose_msg(pose)
-    to = stamped.transform.translation
-    to.x, to.y, to.z = message.position.x, message.position.y, message.position.z
-    stamped.transform.rotation = message.orientation
-    return TFMessage(transforms=[stamped])
+    return TFMessage(transforms=[conversions.transform_msg(stamp_ns, parent, child, pose)])
 
 
 class FakeCamera:

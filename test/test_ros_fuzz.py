@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ pytest.importorskip("reconx_ros.msg")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from fuzz_messages import Fuzzer, Shot
-from ros_graph import START_NS, FakeCamera, graph, transform_msg
+from ros_graph import START_NS, FakeCamera, transform_msg
 from ros_robot import Robot, drops
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
@@ -28,12 +27,6 @@ from reconx_ros.ros.qos import latched_qos, reliable_qos
 
 BATCH = 20
 EVERY_NS = 10_000_000
-
-
-@pytest.fixture
-def robot(ros_domain: int, tmp_path: Path) -> Iterator[Robot]:
-    with graph(tmp_path) as made:
-        yield Robot(made)
 
 
 def peak_mib(robot: Robot) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from reconx_ros.msg import Coverage, Status
 from reconx_ros.srv import LoadMap, SaveMap, ScoreViews
-from ros_graph import START_NS, FakeCamera, graph, transform_msg
+from ros_graph import START_NS, FakeCamera, transform_msg
 from ros_robot import Robot, drops
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_srvs.srv import SetBool
@@ -41,18 +40,6 @@ from reconx_ros.ros.conversions import (
     stamp_ns_of,
 )
 from reconx_ros.ros.qos import latched_qos
-
-
-@pytest.fixture
-def robot(ros_domain: int, tmp_path: Path) -> Iterator[Robot]:
-    with graph(tmp_path) as made:
-        yield Robot(made)
-
-
-@pytest.fixture
-def camera(robot: Robot) -> FakeCamera:
-    return FakeCamera(robot.graph)
-
 
 # The whole way --------------------------------------------------------------------------------------------------
 

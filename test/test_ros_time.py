@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,24 +10,13 @@ pytest.importorskip("rclpy")
 pytest.importorskip("reconx_ros.msg")
 
 from reconx_ros.msg import Status
-from ros_graph import START_NS, FakeCamera, graph
+from ros_graph import START_NS, FakeCamera
 from ros_robot import Robot, drops
 from rosgraph_msgs.msg import Clock
 
 from reconx_ros.ros.conversions import cloud_of, header_msg, stamp_ns_of
 
 S = 1_000_000_000
-
-
-@pytest.fixture
-def robot(ros_domain: int, tmp_path: Path) -> Iterator[Robot]:
-    with graph(tmp_path) as made:
-        yield Robot(made)
-
-
-@pytest.fixture
-def camera(robot: Robot) -> FakeCamera:
-    return FakeCamera(robot.graph)
 
 
 def test_time_that_jumps_gaps_and_differs_costs_no_map(robot: Robot, camera: FakeCamera) -> None:

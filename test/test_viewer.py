@@ -16,9 +16,9 @@ from viewer_results import BLUE, DISTANCE, RED, STEP, camera_pose, wall_cloud, w
 from reconx_ros.cli.main import main
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointCloud, Provenance, ReconxError, StorageError
 from reconx_ros.io.ply import write_point_cloud_ply
-from reconx_ros.viz.canvas import GENERATED, OBSERVED
+from reconx_ros.viz.canvas import GENERATED, OBSERVED, shrunk
 from reconx_ros.viz.viewer import geometry, model
-from reconx_ros.viz.viewer.data import RenderedPicture, ViewerCamera, ViewerData, load_result, shrunken
+from reconx_ros.viz.viewer.data import RenderedPicture, ViewerCamera, ViewerData, load_result
 from reconx_ros.viz.viewer.measure import Measurement, picked_point
 from reconx_ros.viz.viewer.model import Choice
 from reconx_ros.viz.viewer.rendering import picture_of, scene_renderer
@@ -250,7 +250,7 @@ def test_the_scene_is_rendered_in_every_layer() -> None:
 
 def test_pictures_are_only_ever_shrunken() -> None:
     picture = np.zeros((48, 64, 3), np.uint8)
-    assert shrunken(picture, 32).shape == (24, 32, 3) and shrunken(picture, 100).shape == (48, 64, 3)
+    assert shrunk(picture, 32).shape == (24, 32, 3) and shrunk(picture, 100).shape == (48, 64, 3)
 
 
 # Worker and server ----------------------------------------------------------------------------------------------

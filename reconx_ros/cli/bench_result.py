@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import InvalidInputError, StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_text
 from reconx_ros.core.machine import load_average, machine
 from reconx_ros.pipeline.report import versions
 
@@ -173,11 +173,9 @@ def write_section(path: Path, document: Mapping[str, Any]) -> None:
     """
     try:
         content = path.read_text(encoding="utf-8")
-        start, stop = content.find(BEGIN), content.find(END)
-        if start < 0 or stop < start:
-            raise InvalidInputError(f"{path} has no line '{BEGIN}' with '{END}' after it, where the tables would go")
-        with whole_file(path) as temporary:
-            head, tail = content[: start + len(BEGIN)], content[stop:]
-            temporary.write_text(f"{head}\n\n{markdown(document)}\n{tail}", encoding="utf-8")
     except OSError as err:
         raise StorageError(f"{path} cannot be written: {err.strerror}") from None
+    start, stop = content.find(BEGIN), content.find(END)
+    if start < 0 or stop < start:
+        raise InvalidInputError(f"{path} has no line '{BEGIN}' with '{END}' after it, where the tables would go")
+    write_text(path, f"{content[: start + len(BEGIN)]}\n\n{markdown(document)}\n{content[stop:]}")

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from reconx_ros.core.errors import ConfigError, ReconxError, StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_text
 from reconx_ros.core.settings import updated
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.presets import preset_values
@@ -139,12 +139,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         StorageError: when the place is not writable or the disk is full.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(plain(content), indent=2) + "\n")
-    except OSError as err:
-        raise StorageError(f"{path} cannot be written: {err.strerror}") from None
+    write_text(path, json.dumps(plain(content), indent=2) + "\n")
 
 
 def writable_folder(path: Path) -> Path:

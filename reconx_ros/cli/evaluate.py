@@ -121,6 +121,7 @@ def _pictures(arguments: argparse.Namespace, config: ReconxConfig) -> int:
     """Pictures of held-out views; 1 when the method itself failed everywhere."""
     from reconx_ros.evaluation.layout import OURS, Run, as_json
     from reconx_ros.evaluation.suite import run_suite
+    from reconx_ros.evaluation.summary import ALL_SCENES
 
     out = None if arguments.out is None else writable_folder(arguments.out)
     progress = Progress(quiet=arguments.quiet)
@@ -137,8 +138,8 @@ def _pictures(arguments: argparse.Namespace, config: ReconxConfig) -> int:
     if out is not None:
         _write_page(out)
     for row in metrics.summary:
-        if row.scene == "mean" and row.key == OURS:
-            _print_summary([r for r in metrics.summary if r.scene == "mean" and r.views == row.views
+        if row.scene == ALL_SCENES and row.key == OURS:
+            _print_summary([r for r in metrics.summary if r.scene == ALL_SCENES and r.views == row.views
                             and r.poses == row.poses])  # fmt: skip
     if arguments.json:
         write_json(arguments.json, as_json(metrics))

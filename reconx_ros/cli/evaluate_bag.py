@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import time
 from collections.abc import Iterator
@@ -135,7 +136,8 @@ class _BagRun:
     def _is_withheld(self, stamp: int, *, is_depth: bool) -> bool:
         if not is_depth:
             return stamp in self.withheld
-        return min(self.stamps, key=lambda s: abs(s - stamp)) in self.withheld
+        place = bisect.bisect_left(self.stamps, stamp)
+        return min(self.stamps[max(place - 1, 0) : place + 1], key=lambda s: abs(s - stamp)) in self.withheld
 
     def _note_clouds(self, session: Any, recorder: Any) -> None:
         del session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,8 +202,3 @@ def node_defaults(reader: BagReader, frames: BagFrames, out: Path, *, use_depth:
         "ros.map_frame": next((n for n in ("map", "odom", "world") if n in known), "map"),
         "ros.output_dir": str((out / "server").resolve()),
     }
-
-
-def without(messages: Messages, dropped: Callable[[BagMessage], bool]) -> Iterator[BagMessage]:
-    """The messages that are not dropped."""
-    return (m for m in messages if not dropped(m))

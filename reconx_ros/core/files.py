@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from reconx_ros.core.errors import StorageError
+
 _TOKEN_DIGITS = 12
 
 
@@ -28,6 +30,20 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all, making the folders above it.
+
+    Raises:
+        StorageError: when the place is not writable or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as err:
+        raise StorageError(f"{path} cannot be written: {err.strerror}") from None
 
 
 @contextlib.contextmanager

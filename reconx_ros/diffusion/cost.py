@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -18,6 +18,7 @@ from reconx_ros.core import InvalidInputError, ReconstructionError
 from reconx_ros.diffusion.unet import UNetConfig, VideoUNet
 
 _TEXT_TOKENS, _IMAGE_TOKENS = 77, 16
+_BACKWARD_PRODUCTS = 2.5  # scores again, and gradients of scores, values, queries, keys: 5 matrix products after 2
 _MARGIN = 1.2  # workspaces of convolutions and fragmentation
 
 
@@ -71,19 +72,39 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention without a matrix of scores, as kernels for real tensors run it; counts what they compute."""
+class _Attention(torch.autograd.Function):
+    """Shapes of a fused kernel's attention: it keeps its inputs and its result, and computes scores again."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: Any) -> torch.Tensor:
+        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        ctx.save_for_backward(q, k, v, out)
+        ctx.count, ctx.flops = count, 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        count(ctx.flops)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        q, k, v, _ = ctx.saved_tensors
+        ctx.count(int(_BACKWARD_PRODUCTS * ctx.flops))
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention without a matrix of scores, as kernels for real tensors run it; adds up what they would compute."""
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
 
+    def count(self, flops: int) -> None:
+        """Add operations."""
+        self.flops += flops
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        q, k, v = args[:3]
-        self.flops += 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+        return _Attention.apply(*args[:3], self.count)
 
 
 def measure(build: Callable[[], torch.nn.Module], run: Callable[[torch.nn.Module], Any], dtype: torch.dtype) -> Cost:
@@ -94,7 +115,7 @@ def measure(build: Callable[[], torch.nn.Module], run: Callable[[torch.nn.Module
         run: evaluates it on inputs that it makes.
         dtype: of the weights.
     """
-    counted, attention = FlopCounterMode(display=False), _FusedAttention()
+    counted, attention = FlopCounterMode(display=False), FusedAttention()
     with torch.no_grad(), torch.device("meta"):
         network = build().to(dtype).eval()
         parameters = list(network.parameters())
@@ -110,15 +131,10 @@ def measure(build: Callable[[], torch.nn.Module], run: Callable[[torch.nn.Module
 
 
 def evaluate_unet(
-    network: torch.nn.Module,
-    config: UNetConfig,
-    frames: int,
-    height: int,
-    width: int,
-    dtype: torch.dtype,
-    structure_tokens: int,
+    network: torch.nn.Module, frames: int, height: int, width: int, dtype: torch.dtype, structure_tokens: int
 ) -> torch.Tensor:
-    """Evaluate the video network once on inputs of the right shapes, on the default device; see ``unet_cost``."""
+    """Evaluate a VideoUNet once on inputs of the right shapes, on the default device; see ``unet_cost``."""
+    config = cast("VideoUNet", network).unet_config
     tokens = torch.empty(1, structure_tokens, config.structure_dim, dtype=dtype) if structure_tokens else None
     if tokens is not None and torch.is_grad_enabled():
         tokens.requires_grad_()
@@ -151,7 +167,7 @@ def unet_cost(
     """
 
     def run(network: torch.nn.Module) -> torch.Tensor:
-        return evaluate_unet(network, config, frames, height, width, dtype, structure_tokens)
+        return evaluate_unet(network, frames, height, width, dtype, structure_tokens)
 
     return measure(lambda: VideoUNet(config), run, dtype)
 

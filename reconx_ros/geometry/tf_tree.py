@@ -25,10 +25,7 @@ from reconx_ros.core import SE3, InvalidInputError, ReconxError
 
 _MAX_DEPTH = 1000
 DEFAULT_HISTORY_NS = 10_000_000_000
-_STILL = (
-    0.05  # a frame that moved less than this (metres) and turned less than the next (radians) across a gap stood still
-)
-_STILL_RAD = 0.035
+_STILL_M, _STILL_RAD = 0.05, 0.035  # a frame that moved and turned less than this across a gap stood still
 
 
 class TransformError(ReconxError):
@@ -121,7 +118,7 @@ class _Edge:
         (start_ns, end_ns), (_, before), (_, after) = self.stamps_ns[k - 1 : k + 1], *self.samples[k - 1 : k + 1]
         if self.max_gap_ns is None or end_ns - start_ns <= self.max_gap_ns:
             return
-        if before.distance_to(after) > _STILL or before.angle_to(after) > _STILL_RAD:
+        if before.distance_to(after) > _STILL_M or before.angle_to(after) > _STILL_RAD:
             raise GapError(
                 f"transform from '{child}' to '{parent}' at {stamp_ns / 1e9:.3f} s lies in a gap of "
                 f"{(end_ns - start_ns) / 1e9:.3f} s between two samples ({start_ns / 1e9:.3f} s and "
@@ -193,7 +190,6 @@ class TransformBuffer:
             NotConnectedError: both are known but share no ancestor.
             FutureExtrapolationError, PastExtrapolationError: the stamp lies outside an edge's samples.
             GapError: the stamp lies in a gap of more than ``max_gap_ns`` between an edge's samples.
-            GapError: the stamp lies in a long gap between an edge's samples.
         """
         target, source = target.lstrip("/"), source.lstrip("/")
         with self._lock:

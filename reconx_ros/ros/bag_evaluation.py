@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from rclpy.context import Context
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
@@ -23,6 +21,7 @@ from reconx_ros.ros.conversions import (
     rgb_of_image,
     stamp_ns_of,
 )
+from reconx_ros.ros.job_data import DrawnView
 from reconx_ros.ros.recorder import Recorder
 from reconx_ros.ros.session import RosSession
 from reconx_ros.srv import RenderView
@@ -57,23 +56,6 @@ class TimingRecorder(Recorder):
             self.coverage_s.append((time.monotonic(), coverage))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DrawnPicture:
-    """A picture that the server drew.
-
-    Attributes:
-        rgb_u8: [H, W, 3] uint8.
-        depth: [H, W] float32 z-depth, NaN or 0 where nothing is drawn.
-        provenance: [H, W] uint8.
-        seconds: that the renderer took.
-    """
-
-    rgb_u8: np.ndarray
-    depth: np.ndarray
-    provenance: np.ndarray
-    seconds: float
-
-
 class ViewClient(Node):
     """Asks the reconstruction server for pictures, one at a time.
 
@@ -91,7 +73,7 @@ class ViewClient(Node):
 
     def draw(
         self, views: Sequence[tuple[PinholeCamera, SE3]], *, on_view: Callable[[int], None] | None = None
-    ) -> list[DrawnPicture | str]:
+    ) -> list[DrawnView | str]:
         """Pictures from places in the map frame.
 
         Args:
@@ -112,12 +94,12 @@ class ViewClient(Node):
                 on_view(index + 1)
         return drawn
 
-    def _drawn(self, camera: PinholeCamera, pose: SE3) -> DrawnPicture | str:
+    def _drawn(self, camera: PinholeCamera, pose: SE3) -> DrawnView | str:
         request = RenderView.Request(pose=pose_msg(pose), camera_info=camera_info_msg(camera, header_msg(0, "optical")))
         for _ in range(_BUSY_RETRIES):
             response = self._answer(request)
             if response.success:
-                return DrawnPicture(
+                return DrawnView(
                     rgb_u8=rgb_of_image(response.image),
                     depth=depth_of_image(response.depth),
                     provenance=image_view(response.provenance).copy(),

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from reconx_ros.action import Reconstruct
 from reconx_ros.core import ReconstructionError
+from reconx_ros.core.machine import load_average, machine
 from reconx_ros.core.settings import to_mapping
 from reconx_ros.msg import Status
 from reconx_ros.pipeline.config import ReconxConfig
@@ -91,14 +92,14 @@ def run_bench(seconds: float = 180.0, *, points: int = 1_000_000, places: int = 
         ReconstructionError: when a node dies or does not start.
         BackendUnavailableError: when embreex is not installed.
     """
-    before = os.getloadavg()[0]
+    before = load_average()
     watched = run_load(simulated_scene(places), seconds)
     rows = load_rows(watched)
     rows += cloud_rows(points)
-    machine = f"{_processor()}, {os.cpu_count()} cores"
+    here = machine()
     return [
-        {"measure": "machine", "value": machine},
-        {"measure": "load average before / after", "value": f"{before:.1f} / {os.getloadavg()[0]:.1f}"},
+        {"measure": "machine", "value": f"{here['processor']}, {here['cores']} cores"},
+        {"measure": "load average before / after", "value": f"{before:.1f} / {load_average():.1f}"},
         *rows,
     ]
 
@@ -230,11 +231,3 @@ def _cpu_s(pid: int) -> float:
     """Processor time that a process has taken, its children left out."""
     values = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return sum(int(v) for v in values[11:13]) / os.sysconf("SC_CLK_TCK")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown processor"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")

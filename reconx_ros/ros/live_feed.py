@@ -28,6 +28,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.io.images import decode_image
 from reconx_ros.msg import Keyframe, Status
+from reconx_ros.ros.calls import NoAnswerError, answer_of
 from reconx_ros.ros.conversions import (
     camera_info_msg,
     cloud_of,
@@ -44,7 +45,8 @@ from reconx_ros.ros.conversions.markers import camera_of_marker
 from reconx_ros.ros.environment import prepare
 from reconx_ros.ros.qos import latched_qos, reliable_qos
 from reconx_ros.srv import RenderView
-from reconx_ros.viz.viewer.data import RenderedPicture, ViewerCamera, ViewerData, shrunken
+from reconx_ros.viz.canvas import shrunk
+from reconx_ros.viz.viewer.data import RenderedPicture, ViewerCamera, ViewerData
 
 _PICTURE_PX = 480  # longer side of the pictures kept
 _MAX_VIEWS = 500  # novel pictures kept while their path has not come
@@ -162,13 +164,10 @@ class LiveFeed:
             raise BackendUnavailableError(f"nobody offers {name}: is the reconstruction server running?")
         request = RenderView.Request(pose=pose_msg(world_from_cam))
         request.camera_info = camera_info_msg(camera, header_msg(0, ""))
-        answered = threading.Event()
-        future = self._render_client.call_async(request)
-        future.add_done_callback(lambda done: answered.set())
-        if not answered.wait(_RENDER_TIMEOUT_S):
-            self._render_client.remove_pending_request(future)
-            raise BackendUnavailableError(f"{name} did not answer within {_RENDER_TIMEOUT_S:g} s")
-        response = future.result()
+        try:
+            response = answer_of(self._render_client, request, _RENDER_TIMEOUT_S)
+        except NoAnswerError:
+            raise BackendUnavailableError(f"{name} did not answer within {_RENDER_TIMEOUT_S:g} s") from None
         if not response.success:
             raise ReconstructionError(f"the server drew nothing: {response.message}")
         return RenderedPicture(
@@ -203,7 +202,7 @@ class LiveFeed:
             name=f"{int(message.id):04d}",
             world_from_cam=se3_of_pose(message.pose),
             camera=pinhole_of_info(message.camera_info),
-            picture=shrunken(picture, _PICTURE_PX),
+            picture=shrunk(picture, _PICTURE_PX),
             stamp_ns=stamp_ns_of(message.header.stamp),
         )
         self._join_keyframes()
@@ -232,7 +231,7 @@ class LiveFeed:
         return self._join_novel()
 
     def _on_image(self, message: Image) -> bool:
-        return self._keep(self._pictures, message, shrunken(rgb_of_image(message), _PICTURE_PX))
+        return self._keep(self._pictures, message, shrunk(rgb_of_image(message), _PICTURE_PX))
 
     def _on_camera(self, message: CameraInfo) -> bool:
         return self._keep(self._cameras, message, pinhole_of_info(message))

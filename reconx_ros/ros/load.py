@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
 from reconx_ros.core import SE3, PinholeCamera
-from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg, pose_msg
+from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg, transform_msg
 from reconx_ros.ros.qos import latched_qos, reliable_qos, sensor_qos
 
 TF_HZ = 100.0
@@ -123,7 +122,7 @@ class LoadSource:
         empty = header_msg(0, "")
         self._pictures = [[image_msg(p, "rgb8", empty) for p in c.pictures] for c in scene.cameras]
         self._calibrations = [camera_info_msg(c.camera, empty) for c in scene.cameras]
-        mounts = [_transform(BASE, c.frame, c.base_from_optical, 0) for c in scene.cameras]
+        mounts = [transform_msg(0, BASE, c.frame, c.base_from_optical) for c in scene.cameras]
         self._static.publish(TFMessage(transforms=mounts))
 
     @property
@@ -155,7 +154,7 @@ class LoadSource:
 
     def _publish(self, stamp_ns: int, sent: Sent) -> None:
         place = _to_and_fro(self._tick // self._dwell_ticks, len(self._scene.places))
-        self._tf.publish(TFMessage(transforms=[_transform(MAP, BASE, self._scene.places[place], stamp_ns)]))
+        self._tf.publish(TFMessage(transforms=[transform_msg(stamp_ns, MAP, BASE, self._scene.places[place])]))
         sent.transforms += 1
         if int((self._tick + 1) * self._rate_hz / TF_HZ) == int(self._tick * self._rate_hz / TF_HZ):
             return
@@ -172,15 +171,6 @@ def _to_and_fro(step: int, count: int) -> int:
     period = max(1, 2 * (count - 1))
     at = step % period
     return at if at < count else period - at
-
-
-def _transform(parent: str, child: str, pose: SE3, stamp_ns: int) -> TransformStamped:
-    stamped = TransformStamped(header=header_msg(stamp_ns, parent), child_frame_id=child)
-    message = pose_msg(pose)
-    to = stamped.transform.translation
-    to.x, to.y, to.z = message.position.x, message.position.y, message.position.z
-    stamped.transform.rotation = message.orientation
-    return stamped
 
 
 def slope_per_minute(times_s: Sequence[float], values: Sequence[float]) -> float | None:

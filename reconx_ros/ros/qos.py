@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -58,6 +59,15 @@ def _overridable() -> QoSOverridingOptions:
     return QoSOverridingOptions(
         (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
     )
+
+
+def publisher_warning(node: Node) -> OnIncompatible:
+    """Logs that a publisher does not match; for ``subscription_options``."""
+
+    def warn(topic: str, policy: str) -> None:
+        node.get_logger().warning(f"a publisher of {topic} offers an incompatible {policy} policy")
+
+    return warn
 
 
 def subscription_options(topic: str, on_incompatible: OnIncompatible) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from std_msgs.msg import Header
 
+from reconx_ros.ros.calls import NoAnswerError, answer_of
 from reconx_ros.srv import LoadMap
 
 _TIMEOUT_S = 30.0
@@ -46,13 +46,10 @@ class SceneClient:
             return "the map holds no scene to draw"
         if not self._client.wait_for_service(timeout_sec=_DISCOVERY_S):
             return f"its scene {scene} is not drawn: the reconstruction server is not there"
-        answered = threading.Event()
-        future = self._client.call_async(LoadMap.Request(header=header, path=str(scene)))
-        future.add_done_callback(lambda done: answered.set())
-        if not answered.wait(_TIMEOUT_S):
-            self._client.remove_pending_request(future)
+        try:
+            response = answer_of(self._client, LoadMap.Request(header=header, path=str(scene)), _TIMEOUT_S)
+        except NoAnswerError:
             return f"its scene {scene} is not drawn yet: the reconstruction server did not answer in {_TIMEOUT_S:g} s"
-        response = future.result()
         if response is None or not response.success:
             reason = "it did not answer" if response is None else response.message
             return f"its scene is not drawn by the reconstruction server: {reason}"

@@ -25,6 +25,8 @@ from reconx_ros.core import ReconstructionError
 from reconx_ros.ros.environment import prepare
 
 _STOP_TIMEOUT_S = 10.0
+# Before Python 3.11 a hook in the child does it, which is no good where other threads hold locks.
+_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 _WAKE_S = 0.25
 _LAST_DOMAIN_ID = 101  # the highest that every system supports
 
@@ -52,7 +54,7 @@ class NodeProcess:
             # A group of its own, to be ended as a whole, but the caller's session: niceness counts within a session.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(environment),
-                preexec_fn=os.setpgrp,
+                **_OWN_GROUP,
             )  # fmt: skip
 
     @property

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import TransformStamped
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -27,11 +26,11 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Empty
 from tf2_msgs.msg import TFMessage
 
-from reconx_ros.core import SE3, ConfigError, ReconstructionError, ReconxError
+from reconx_ros.core import ConfigError, ReconstructionError, ReconxError
 from reconx_ros.core.settings import updated, walk
 from reconx_ros.ros.conversions.cameras import camera_info_msg
 from reconx_ros.ros.conversions.images import image_msg
-from reconx_ros.ros.conversions.poses import header_msg, time_msg
+from reconx_ros.ros.conversions.poses import header_msg, time_msg, transform_msg
 from reconx_ros.ros.parameters import descriptor_of
 from reconx_ros.ros.qos import latched_qos, publisher_options, reliable_qos, sensor_qos
 from reconx_ros.sim.bag import BASE, CAMERA, MAP, OPTICAL
@@ -243,15 +242,6 @@ class _Pace:
         self._stamp_ns = stamp_ns
         if self._due > now:
             self._stop.wait(self._due - now)
-
-
-def transform_msg(stamp_ns: int, parent: str, child: str, parent_from_child: SE3) -> TransformStamped:
-    """A geometry_msgs/TransformStamped."""
-    message = TransformStamped(header=header_msg(stamp_ns, parent), child_frame_id=child)
-    shift, turn = message.transform.translation, message.transform.rotation
-    shift.x, shift.y, shift.z = (float(v) for v in parent_from_child.translation)
-    turn.x, turn.y, turn.z, turn.w = (float(v) for v in parent_from_child.quaternion_xyzw)
-    return message
 
 
 def main() -> int:

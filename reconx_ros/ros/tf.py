@@ -25,9 +25,9 @@ from reconx_ros.geometry.tf_tree import (
     TransformBuffer,
     UnknownFrameError,
 )
-from reconx_ros.ros.conversions.poses import se3_of_transform, stamp_ns_of
+from reconx_ros.ros.conversions.poses import se3_of_transform, stamp_ns_of, transform_msg
 from reconx_ros.ros.endpoints import publishers_of, type_name_of
-from reconx_ros.ros.qos import latched_qos, reliable_qos, subscription_options
+from reconx_ros.ros.qos import latched_qos, publisher_warning, reliable_qos, subscription_options
 
 TF_DEPTH = 100
 _LONGEST = 600  # characters of a sentence about a refused one
@@ -112,15 +112,13 @@ class OwnTf:
             ("/tf", self._on_tf, reliable_qos(TF_DEPTH)),
             ("/tf_static", self._on_tf_static, latched_qos(TF_DEPTH)),
         )
+        warn = publisher_warning(node)
         self._subscriptions = [
             node.create_subscription(
-                TFMessage, topic, take, qos, callback_group=group, **subscription_options(topic, self._on_incompatible)
+                TFMessage, topic, take, qos, callback_group=group, **subscription_options(topic, warn)
             )
             for topic, take, qos in listened
         ]
-
-    def _on_incompatible(self, topic: str, policy: str) -> None:
-        self._node.get_logger().warning(f"a publisher of {topic} offers an incompatible {policy} policy")
 
     def _on_tf(self, msg: TFMessage) -> None:
         self._take(msg, static=False)
@@ -203,16 +201,7 @@ class Tf2:
 
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3) -> None:
         """As PoseLookup."""
-        from geometry_msgs.msg import TransformStamped
-
-        from reconx_ros.ros.conversions.poses import header_msg, pose_msg
-
-        stamped = TransformStamped(header=header_msg(stamp_ns, parent), child_frame_id=child)
-        pose = pose_msg(parent_from_child)
-        to, rotation = stamped.transform.translation, pose.orientation
-        to.x, to.y, to.z = pose.position.x, pose.position.y, pose.position.z
-        stamped.transform.rotation = rotation
-        self._buffer.set_transform(stamped, "odometry")
+        self._buffer.set_transform(transform_msg(stamp_ns, parent, child, parent_from_child), "odometry")
 
     def contents(self) -> str:
         """As PoseLookup."""

@@ -84,8 +84,8 @@ class ViewCorrections:
     @torch.no_grad()
     def report(self, index: int, view: TrainingView) -> ViewCorrection:
         """What the fit made of one view."""
-        before = SE3.from_matrix(_double(view.cam_from_world[0])).inverse()
-        after = SE3.from_matrix(_double(self.cam_from_world(index, view)[0])).inverse() if self._poses_on else before
+        before = double_pose(view.cam_from_world[0]).inverse()
+        after = double_pose(self.cam_from_world(index, view)[0]).inverse() if self._poses_on else before
         gain, bias = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
         if self._exposure_on and view.is_input:
             gain, bias = (tuple(values.tolist()) for values in self._exposure(index))
@@ -112,9 +112,9 @@ def rotation_exp(vector: torch.Tensor) -> torch.Tensor:
     return identity + first * cross + second * (cross @ cross)
 
 
-def _double(matrix: torch.Tensor) -> np.ndarray:
-    """The matrix [4, 4] in double precision, its rotation orthonormal again."""
+def double_pose(matrix: torch.Tensor) -> SE3:
+    """The pose of a matrix [4, 4] in double precision, its rotation orthonormal again."""
     out: np.ndarray = matrix.double().cpu().numpy().copy()
     u, _, vt = np.linalg.svd(out[:3, :3])
     out[:3, :3] = u @ vt
-    return out
+    return SE3.from_matrix(out)

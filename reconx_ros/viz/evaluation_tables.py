@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from reconx_ros.evaluation.layout import MethodResult, Metrics, Run, SummaryRow
+from reconx_ros.evaluation.summary import ALL_SCENES
 from reconx_ros.viz.page_parts import text
-
-_ALL_SCENES = "mean"
 
 # Figure of a method, heading, digits, factor, whether the largest is best.
 _FIGURES = (
@@ -34,8 +33,8 @@ def summary_tables(metrics: Metrics) -> str:
 def _summary_table(key: tuple[int, str, str], rows: Sequence[SummaryRow]) -> str:
     views, poses, protocol = key
     methods = {r.key: r.title for r in rows}
-    scenes = list(dict.fromkeys(r.scene for r in rows if r.scene != _ALL_SCENES))
-    shown = [*scenes, *([_ALL_SCENES] if len(scenes) > 1 and any(r.scene == _ALL_SCENES for r in rows) else [])]
+    scenes = list(dict.fromkeys(r.scene for r in rows if r.scene != ALL_SCENES))
+    shown = [*scenes, *([ALL_SCENES] if len(scenes) > 1 and any(r.scene == ALL_SCENES for r in rows) else [])]
     cells = {(r.scene, r.key): r for r in rows}
     head = "".join(f'<th class="n">{text(title)}</th>' for title in methods.values())
     body = "".join(_scene_row(scene, [cells.get((scene, m)) for m in methods]) for scene in shown)
@@ -51,8 +50,8 @@ def _summary_table(key: tuple[int, str, str], rows: Sequence[SummaryRow]) -> str
 def _scene_row(scene: str, cells: Sequence[SummaryRow | None]) -> str:
     best = max((_number(c.mean, "psnr") for c in cells if c is not None and c.status == "ok"), default=-math.inf)
     drawn = "".join(_summary_cell(c, best) for c in cells)
-    mark = ' class="mean"' if scene == _ALL_SCENES else ""
-    return f'<tr{mark}><th scope="row">{text("mean of the scenes" if scene == _ALL_SCENES else scene)}</th>{drawn}</tr>'
+    mark = ' class="mean"' if scene == ALL_SCENES else ""
+    return f'<tr{mark}><th scope="row">{text("mean of the scenes" if scene == ALL_SCENES else scene)}</th>{drawn}</tr>'
 
 
 def _summary_cell(row: SummaryRow | None, best: float) -> str:
@@ -89,7 +88,7 @@ def _reasons(rows: Sequence[SummaryRow]) -> str:
     """Why cells have no figure; scenes that share a reason share a line."""
     scenes: dict[str, list[str]] = {}
     for row in rows:
-        if row.status != "ok" and row.message and row.scene != _ALL_SCENES:
+        if row.status != "ok" and row.message and row.scene != ALL_SCENES:
             scenes.setdefault(f"{row.title}: {row.status}, {row.message}", []).append(row.scene)
     return "".join(f'<p class="note">{text(why)} ({text(", ".join(where))})</p>' for why, where in scenes.items())
 

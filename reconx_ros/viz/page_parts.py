@@ -60,6 +60,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def css_colour(rgb: tuple[int, int, int]) -> str:
+    """A colour as style sheets write it."""
+    return "#" + "".join(f"{part:02x}" for part in rgb)
+
+
 def paragraph(sentence: str, style: str = "") -> str:
     """A paragraph; "" for an empty sentence."""
     mark = f' class="{style}"' if style else ""

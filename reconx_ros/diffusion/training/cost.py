@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from reconx_ros.diffusion.attention import CrossAttention, EpipolarAttention, SelfAttention
-from reconx_ros.diffusion.cost import LiveBytes, evaluate_unet
+from reconx_ros.diffusion.cost import FusedAttention, LiveBytes, evaluate_unet
 from reconx_ros.diffusion.training.parts import Phase, select
 from reconx_ros.diffusion.unet import UNetConfig, VideoUNet
 
-_BACKWARD_PRODUCTS = 2.5  # scores again, and gradients of scores, values, queries, keys: 5 matrix products after 2
 _FP32_BYTES = 4
 
 
@@ -45,42 +43,7 @@ class TrainingCost:
         return self.weight_bytes + self.state_bytes + self.activation_bytes
 
 
-class _Attention(torch.autograd.Function):
-    """Shapes of a fused kernel's attention: it keeps its inputs and its result, and computes scores again."""
-
-    @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, count: Any) -> torch.Tensor:
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
-        ctx.save_for_backward(q, k, v, out)
-        ctx.count, ctx.flops = count, 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        count(ctx.flops)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        q, k, v, _ = ctx.saved_tensors
-        ctx.count(int(_BACKWARD_PRODUCTS * ctx.flops))
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Puts ``_Attention`` in the place of torch's, and adds up what it would compute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def count(self, flops: int) -> None:
-        """Add operations."""
-        self.flops += flops
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return _Attention.apply(*args[:3], self.count)
-
-
-def _inside(mode: _FusedAttention, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _inside(mode: FusedAttention, forward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any) -> Any:
         with mode:
             return forward(*args)
@@ -88,7 +51,7 @@ def _inside(mode: _FusedAttention, forward: Callable[..., Any]) -> Callable[...,
     return wrapped
 
 
-def _count_attention(network: torch.nn.Module, mode: _FusedAttention) -> None:
+def _count_attention(network: torch.nn.Module, mode: FusedAttention) -> None:
     """Put every attention inside the mode: autograd evaluates checkpointed blocks again without modes around it."""
     for module in network.modules():
         if isinstance(module, (SelfAttention, CrossAttention, EpipolarAttention)):
@@ -135,7 +98,7 @@ def unet_training_cost(
     """
 
     def run(network: torch.nn.Module) -> None:
-        evaluate_unet(network, config, frames, height, width, dtype, structure_tokens).sum().backward()
+        evaluate_unet(network, frames, height, width, dtype, structure_tokens).sum().backward()
 
     def build() -> VideoUNet:
         network = VideoUNet(config).to(dtype).train()
@@ -151,7 +114,7 @@ def _measure(
 ) -> TrainingCost:
     """Runs twice, since what counts operations holds on to tensors."""
     with device:
-        network, attention = build(), _FusedAttention()
+        network, attention = build(), FusedAttention()
         _forget_gradients(network)
         _count_attention(network, attention)
         parameters = list(network.parameters())

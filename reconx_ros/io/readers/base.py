@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import MILLIMETRE, read_bytes, read_depth, read_image
 from reconx_ros.io.lens import Lens
 from reconx_ros.io.rectify import Rectifier
-from reconx_ros.io.scene_views import Scene, SceneView
+from reconx_ros.io.scene_views import Scene, SceneSplit, SceneView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,41 @@ class Views:
             except ReconxError as err:
                 raise InvalidInputError(f"lens of image {path} cannot be used: {err}") from None
         return self._rectifiers[lens]
+
+
+def scene_of(
+    request: Request,
+    found: Sequence[str],
+    picture: Callable[[str], PictureFile],
+    *,
+    metric_scale: bool,
+    layout: str,
+    pose_source: str,
+    splits: Mapping[str, SceneSplit],
+    notes: tuple[str, ...] = (),
+) -> Scene:
+    """A scene of picture files, named after its folder, with those of its pictures that are asked for.
+
+    Args:
+        request: what is read.
+        found: names of all pictures.
+        picture: the file of a name.
+        metric_scale, layout, pose_source, splits, notes: as ``Scene``.
+
+    Raises:
+        StorageError, InvalidInputError: as ``chosen`` and ``Views.of``.
+    """
+    names, views = chosen(found, request.names, request.root), Views()
+    return Scene(
+        name=request.root.resolve().name,
+        root=request.root,
+        views=tuple(views.of(picture(name)) for name in names),
+        metric_scale=metric_scale,
+        layout=layout,
+        pose_source=pose_source,
+        splits=splits,
+        notes=notes,
+    )
 
 
 def _depth_on(camera: PinholeCamera, file: DepthFile) -> np.ndarray:

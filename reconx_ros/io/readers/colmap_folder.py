@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.io.colmap import ColmapView, read_colmap
-from reconx_ros.io.readers.base import PictureFile, Request, Views, chosen
+from reconx_ros.io.readers.base import PictureFile, Request, scene_of
 from reconx_ros.io.readers.picture_folders import name_in, picture_folder, picture_paths
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import every_eighth_split
@@ -37,11 +37,10 @@ def read_colmap_folder(request: Request) -> Scene:
         raise InvalidInputError(f"COLMAP model {model} has no posed images, expected at least one")
     files = picture_paths(_picture_folder(request, model), list(found))
     by_name = {name_in(path, root): (path, found[key]) for key, path in files.items()}
-    views = Views()
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(_picture(name, *by_name[name])) for name in chosen(list(by_name), request.names, root)),
+    return scene_of(
+        request,
+        list(by_name),
+        lambda name: _picture(name, *by_name[name]),
         metric_scale=False,
         layout="colmap",
         pose_source="COLMAP model",

@@ -21,7 +21,7 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import image_files, read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import PictureFile, Request, Views, camera_of, chosen, lines_of, matrix_of, pose_of
+from reconx_ros.io.readers.base import PictureFile, Request, camera_of, lines_of, matrix_of, pose_of, scene_of
 from reconx_ros.io.readers.picture_folders import name_in
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import FEW_VIEW_SIZES, every_eighth_split
@@ -57,11 +57,10 @@ def read_dtu(request: Request) -> Scene:
     is_scan = re.fullmatch(r"scan_?\d+(_train)?", root.resolve().name, re.IGNORECASE) is not None
     unit_m = _MM if is_scan else 1.0
     by_name = {name_in(path, root): path for path in matrices}
-    names, views = chosen(list(by_name), request.names, root), Views()
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(_picture(n, by_name[n], *matrices[by_name[n]], unit_m)) for n in names),
+    return scene_of(
+        request,
+        list(by_name),
+        lambda name: _picture(name, by_name[name], *matrices[by_name[name]], unit_m),
         metric_scale=is_scan,
         layout="dtu",
         pose_source="calibrated robot (DTU)" if is_scan else "camera files in MVSNet's or NeuS's form",

@@ -15,17 +15,7 @@ from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import image_files, natural_order
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import (
-    DepthFile,
-    PictureFile,
-    Request,
-    Views,
-    camera_of,
-    chosen,
-    counted,
-    matrix_of,
-    pose_of,
-)
+from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, camera_of, counted, matrix_of, pose_of, scene_of
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import few_view_splits, neighbouring_splits
 
@@ -53,12 +43,11 @@ def read_seven_scenes(request: Request) -> Scene:
     root = request.root
     found = sorted(p for folder in (root, *_sequences(root)) for p in folder.glob(f"frame-*{_COLOUR}"))
     poses = _known_poses(root, {path: _beside(path, _POSE) for path in found})
-    names, views = chosen(list(poses), request.names, root), Views()
     cameras = _seven_scenes_cameras(root)
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(_seven_scenes_picture(root, name, poses[name], cameras)) for name in names),
+    return scene_of(
+        request,
+        list(poses),
+        lambda name: _seven_scenes_picture(root, name, poses[name], cameras),
         metric_scale=True,
         layout="7scenes",
         pose_source="KinectFusion",
@@ -137,11 +126,10 @@ def read_scannet(request: Request) -> Scene:
     root = request.root
     found = sorted(image_files(root / "color"), key=natural_order)
     poses = _known_poses(root, {path: root / "pose" / f"{path.stem}.txt" for path in found})
-    names, views = chosen(list(poses), request.names, root), Views()
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(_scannet_picture(root, name, poses[name])) for name in names),
+    return scene_of(
+        request,
+        list(poses),
+        lambda name: _scannet_picture(root, name, poses[name]),
         metric_scale=True,
         layout="scannet",
         pose_source="pose/ (BundleFusion in ScanNet)",

@@ -15,7 +15,7 @@ import numpy as np
 from reconx_ros.core import InvalidInputError, PinholeCamera, ReconxError
 from reconx_ros.io.images import image_files, read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import PictureFile, Request, Views, chosen, pose_of
+from reconx_ros.io.readers.base import PictureFile, Request, pose_of, scene_of
 from reconx_ros.io.readers.picture_folders import name_in, picture_folder
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import every_eighth_split
@@ -44,11 +44,10 @@ def read_llff(request: Request) -> Scene:
     pictures = {}
     for path, row in zip(paths, rows, strict=True):
         pictures[name_in(path, root)] = _picture(name_in(path, root), path, row)
-    views = Views()
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(pictures[name]) for name in chosen(list(pictures), request.names, root)),
+    return scene_of(
+        request,
+        list(pictures),
+        pictures.__getitem__,
         metric_scale=False,
         layout="llff",
         pose_source="structure from motion (poses_bounds.npy)",

@@ -19,7 +19,7 @@ from reconx_ros.io.cameras_json import load_json, parse_number
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import IMAGE_SUFFIXES, MILLIMETRE
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, Views, chosen, pose_of
+from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, pose_of, scene_of
 from reconx_ros.io.readers.picture_folders import picture_folder
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import every_eighth_split, few_view_splits
@@ -48,13 +48,11 @@ def read_nerfstudio(request: Request) -> Scene:
     """
     root = request.root
     entries = _entries(root)
-    names = chosen(list(entries), request.names, root)
-    views = Views()
     has_depth = any("depth_file_path" in entry for entry in entries.values())
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(_picture(request, name, entries[name])) for name in names),
+    return scene_of(
+        request,
+        list(entries),
+        lambda name: _picture(request, name, entries[name]),
         metric_scale=has_depth,
         layout="nerfstudio",
         pose_source="transforms.json",

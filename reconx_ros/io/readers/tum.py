@@ -17,7 +17,7 @@ import numpy as np
 from reconx_ros.core import SE3, InvalidInputError, ReconxError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, Views, camera_of, chosen, counted, lines_of
+from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, camera_of, counted, lines_of, scene_of
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import neighbouring_splits
 
@@ -68,11 +68,10 @@ def read_tum(request: Request) -> Scene:
             stamp_ns=stamp_ns,
             depth=depth,
         )
-    views = Views()
-    return Scene(
-        name=root.resolve().name,
-        root=root,
-        views=tuple(views.of(files[name]) for name in chosen(list(files), request.names, root)),
+    return scene_of(
+        request,
+        list(files),
+        files.__getitem__,
         metric_scale=True,
         layout="tum",
         pose_source="groundtruth.txt, nearest in time",

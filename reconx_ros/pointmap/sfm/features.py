@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reconx_ros.core import InvalidInputError, Keyframe, PinholeCamera
+from reconx_ros.core import Frame, InvalidInputError, Keyframe, PinholeCamera
 
 MAX_FEATURES = 8000
 _MAX_SIDE = 1280  # px; larger images are shrunk first
@@ -61,19 +61,26 @@ def extract(keyframe: Keyframe, max_features: int = MAX_FEATURES) -> Features:
         raise InvalidInputError(f"keyframe {keyframe.id} is {width}x{height}, expected at least 16x16 pixels")
     if is_blank(frame.rgb_u8):
         return _features(np.zeros((0, 2)), np.zeros((0, 128), np.float32), frame.camera)
-    small = frame.camera.fitted_to(_MAX_SIDE)
-    grey = cv2.cvtColor(frame.rgb_u8, cv2.COLOR_RGB2GRAY)
-    if small.size != frame.camera.size:
-        grey = cv2.resize(grey, small.size, interpolation=cv2.INTER_AREA)
+    grey, zoom = shrunken_grey(frame, _MAX_SIDE)
     sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=_CONTRAST, edgeThreshold=_EDGE)
     points, descriptors = sift.detectAndCompute(grey, None)
     if len(points) == 0:
         return _features(np.zeros((0, 2)), np.zeros((0, 128), np.float32), frame.camera)
     table = np.array([(-p.response, p.pt[0], p.pt[1], p.angle) for p in points])
     order = np.lexsort(table.T[::-1])[:max_features]
-    zoom = np.array([frame.camera.width / small.width, frame.camera.height / small.height])
     uv = (table[order, 1:3] + 0.5) * zoom - 0.5
     return _features(uv, root_descriptors(descriptors[order]), frame.camera)
+
+
+def shrunken_grey(frame: Frame, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grey picture [h, w] whose longer side has at most so many pixels, and what its pixels must be scaled by [2]."""
+    import cv2
+
+    camera, grey = frame.camera, cv2.cvtColor(frame.rgb_u8, cv2.COLOR_RGB2GRAY)
+    small = camera.fitted_to(longest)
+    if small.size != camera.size:
+        grey = cv2.resize(grey, small.size, interpolation=cv2.INTER_AREA)
+    return grey, np.array([camera.width / small.width, camera.height / small.height])
 
 
 def root_descriptors(descriptors: np.ndarray) -> np.ndarray:

@@ -31,10 +31,11 @@ def plane_poses(rays_a: np.ndarray, rays_b: np.ndarray, within: float) -> list[S
     for turn, move in zip(turns, moves, strict=True):
         length = float(np.linalg.norm(move))
         if length > 1e-6:
-            found.append(SE3(rotation=_proper(turn), translation=move.ravel() / length))
+            found.append(SE3(rotation=nearest_rotation(turn), translation=move.ravel() / length))
     return found
 
 
-def _proper(matrix: np.ndarray) -> np.ndarray:
+def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The rotation [3, 3] nearest to a matrix [3, 3]."""
     u, _, vt = np.linalg.svd(matrix)
     return u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt

@@ -12,7 +12,8 @@ from reconx_ros.core import SE3, PinholeCamera
 from reconx_ros.pointmap.sfm.features import normalised_rays
 
 if TYPE_CHECKING:
-    from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry
+    from reconx_ros.pointmap.sfm.planar import nearest_rotation
+from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry
 
 _MIN_INLIERS = 10
 _MIN_SHARE = 0.25
@@ -66,8 +67,7 @@ def resect_from_pairs(
 
 
 def _crossing(rotations: np.ndarray, centres: np.ndarray, directions: np.ndarray) -> SE3 | None:
-    u, _, vt = np.linalg.svd(rotations.sum(axis=0))
-    mean = SE3(rotation=u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt, translation=np.zeros(3))
+    mean = SE3(rotation=nearest_rotation(rotations.sum(axis=0)), translation=np.zeros(3))
     turns = [math.degrees(mean.angle_to(SE3(rotation=r, translation=np.zeros(3)))) for r in rotations]
     cosine = np.abs(directions @ directions.T)
     if max(turns) > _MAX_DISAGREEMENT_DEG or cosine.min() > math.cos(math.radians(_MIN_CROSSING_DEG)):

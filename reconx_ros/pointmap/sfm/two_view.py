@@ -12,7 +12,7 @@ from reconx_ros.geometry.epipolar import fundamental_matrix
 from reconx_ros.pointmap.sfm.bundle import adjust
 from reconx_ros.pointmap.sfm.features import Features
 from reconx_ros.pointmap.sfm.matching import Matches, held_out, match, symmetric_epipolar_px
-from reconx_ros.pointmap.sfm.planar import plane_poses
+from reconx_ros.pointmap.sfm.planar import nearest_rotation, plane_poses
 from reconx_ros.pointmap.sfm.problem import BundleProblem
 from reconx_ros.pointmap.sfm.triangulation import homogeneous, triangulate
 
@@ -183,13 +183,8 @@ def _in_front(essential: np.ndarray, a: Features, b: Features, chosen: Matches) 
 
     first, second, t = cv2.decomposeEssentialMat(essential)
     poses = [SE3.exp(np.zeros(3), s * t.ravel()) for s in (1, -1)]
-    poses = [SE3(rotation=_nearest_rotation(r), translation=p.translation) for r in (first, second) for p in poses]
+    poses = [SE3(rotation=nearest_rotation(r), translation=p.translation) for r in (first, second) for p in poses]
     return max(poses, key=lambda p: int(agreeing(a, b, p, chosen).sum()))
-
-
-def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    u, _, vt = np.linalg.svd(matrix)
-    return u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
 
 
 def agreeing(a: Features, b: Features, b_from_a: SE3, matches: Matches, within_px: float | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from reconx_ros.core import Keyframe
-from reconx_ros.pointmap.sfm.features import Features, normalised_rays, root_descriptors
+from reconx_ros.pointmap.sfm.features import Features, normalised_rays, root_descriptors, shrunken_grey
 from reconx_ros.pointmap.sfm.matching import MAX_RATIO, Matches
 
 TILTS = (math.sqrt(2.0), 2.0, 2 * math.sqrt(2.0))  # besides the image itself; a plane seen at up to 69 degrees
@@ -102,12 +102,7 @@ def _slanted_views(keyframe: Keyframe, most: int) -> Iterator[tuple[np.ndarray, 
     """(uv [N, 2] on the image's grid, descriptors [N, 128]) of each synthesised view, at most so many."""
     import cv2
 
-    camera = keyframe.frame.camera
-    small = camera.fitted_to(_MAX_SIDE)
-    grey = cv2.cvtColor(keyframe.frame.rgb_u8, cv2.COLOR_RGB2GRAY)
-    if small.size != camera.size:
-        grey = cv2.resize(grey, small.size, interpolation=cv2.INTER_AREA)
-    zoom = np.array([camera.width / small.width, camera.height / small.height])
+    grey, zoom = shrunken_grey(keyframe.frame, _MAX_SIDE)
     sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=_CONTRAST, edgeThreshold=_EDGE)
     for tilt in TILTS:
         for k in range(math.ceil(180 * tilt / _TURN_DEG - 1e-9)):

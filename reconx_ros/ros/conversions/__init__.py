@@ -20,6 +20,7 @@ from reconx_ros.ros.conversions.poses import (
     se3_of_transform,
     stamp_ns_of,
     time_msg,
+    transform_msg,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "se3_of_transform",
     "stamp_ns_of",
     "time_msg",
+    "transform_msg",
 ]

@@ -1,4 +1,4 @@
-"""Stamps, headers, poses and paths (REP-103: metres, quaternions x y z w)."""
+"""Stamps, headers, poses, transforms and paths (REP-103: metres, quaternions x y z w)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Pose, PoseStamped
+from geometry_msgs.msg import Pose, PoseStamped, TransformStamped
 from nav_msgs.msg import Path
 from std_msgs.msg import Header
 
@@ -47,6 +47,15 @@ def pose_msg(frame_from_body: SE3) -> Pose:
     quaternion = pose.orientation
     quaternion.x, quaternion.y, quaternion.z, quaternion.w = (float(v) for v in frame_from_body.quaternion_xyzw)
     return pose
+
+
+def transform_msg(stamp_ns: int, parent: str, child: str, parent_from_child: SE3) -> TransformStamped:
+    """A geometry_msgs/TransformStamped."""
+    message = TransformStamped(header=header_msg(stamp_ns, parent), child_frame_id=child)
+    shift, turn = message.transform.translation, message.transform.rotation
+    shift.x, shift.y, shift.z = (float(v) for v in parent_from_child.translation)
+    turn.x, turn.y, turn.z, turn.w = (float(v) for v in parent_from_child.quaternion_xyzw)
+    return message
 
 
 def se3_of_pose(pose: Pose) -> SE3:

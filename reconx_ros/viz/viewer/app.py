@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reconx_ros.core import SE3, InvalidInputError, ReconxError
-from reconx_ros.viz.viewer.data import Feed, Render, ViewerCamera, ViewerData, shrunken
+from reconx_ros.viz.canvas import shrunk
+from reconx_ros.viz.viewer.data import Feed, Render, ViewerCamera, ViewerData
 from reconx_ros.viz.viewer.geometry import (
     Viewpoint,
     camera_viewpoint,
@@ -180,7 +181,7 @@ class Viewer:
             picture = camera.rgb_u8()
         except ReconxError as err:
             picture, text = None, f"{text}  \n{err}"
-        self.panel.say_camera(text, None if picture is None else shrunken(picture, _PANEL_PICTURE))
+        self.panel.say_camera(text, None if picture is None else shrunk(picture, _PANEL_PICTURE))
         self._drawing.ask()
 
     def _move(self, client: Any, view: Viewpoint, camera: ViewerCamera | None) -> None:

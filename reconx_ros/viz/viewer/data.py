@@ -218,12 +218,3 @@ def _antialiased(folder: Path) -> bool:
         return True
     config = load_json(folder / "report.json").get("config", {})
     return bool(config.get("splatting", {}).get("antialiased", True))
-
-
-def shrunken(picture: np.ndarray, longer_side: int) -> np.ndarray:
-    """A picture [H, W, 3] scaled down to a longer side of at most ``longer_side`` pixels."""
-    import cv2
-
-    ratio = min(1.0, longer_side / max(picture.shape[:2]))
-    size = (max(1, round(picture.shape[1] * ratio)), max(1, round(picture.shape[0] * ratio)))
-    return picture if ratio == 1.0 else np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reconx_ros.core import ReconxError
-from reconx_ros.viz.canvas import INPUT_CAMERA, PATH
-from reconx_ros.viz.viewer.data import ViewerCamera, ViewerData, shrunken
+from reconx_ros.viz.canvas import INPUT_CAMERA, PATH, shrunk
+from reconx_ros.viz.viewer.data import ViewerCamera, ViewerData
 from reconx_ros.viz.viewer.geometry import Sizes, Viewpoint, vertical_fov
 from reconx_ros.viz.viewer.measure import Measurement
 from reconx_ros.viz.viewer.model import BOTH, POINTS, SPLATS, Choice, counts_line, shown_points, shown_splats
@@ -140,7 +140,7 @@ class Stage:
         except ReconxError as err:
             self._unreadable[camera.name] = str(err)
             return None
-        return None if picture is None else shrunken(picture, _THUMBNAIL)
+        return None if picture is None else shrunk(picture, _THUMBNAIL)
 
     def _draw_path(self, novel: tuple[ViewerCamera, ...], choice: Choice) -> None:
         if novel != self._path:
