@@ -57,7 +57,7 @@ def test_inputs_and_tests_come_from_the_split(scene: Path) -> None:
     assert all(k.frame.depth_m is None for k in task.keyframes), "the method must not see the sensor's depth"
     assert [d.shape for d in task.depths] == [(24, 32)] * 2
     assert task.test_names == tuple(TEST) and task.input_names == tuple(INPUTS)
-    assert [camera.size for camera, _ in task.cameras] == [(32, 24)] * 2
+    assert [frame.camera.size for frame in task.tests] == [(32, 24)] * 2
     assert "2 input views, poses given" in task.protocol and "32 px" in task.protocol
 
 
@@ -69,6 +69,22 @@ def test_inputs_carry_the_poses_of_the_protocol_and_tests_the_true_ones(scene: P
     for task in (odometry, none):
         assert [p.translation[0] for p in task.truth] == pytest.approx([0.0, 0.4])
         assert [f.world_from_cam.translation[0] for f in task.tests] == pytest.approx([0.2, 0.3])
+
+
+def test_cameras_that_are_not_given_come_from_larger_inputs(scene: Path) -> None:
+    change(scene, odometry=True, inputs=INPUTS, test=TEST)
+    for poses in ("odometry", "none"):
+        task = heldout_task(scene, 2, poses=poses, max_size=32, camera_size=128)
+        assert [k.frame.camera.size for k in task.originals] == [(128, 96)] * 2
+        assert task.protocol.endswith("longer side 32 px, cameras from inputs of 128 px")
+        for large, small in zip(task.originals, task.keyframes, strict=True):
+            assert large.id == small.id and large.frame.depth_m is None
+            assert large.frame.world_from_cam == small.frame.world_from_cam
+            assert large.frame.camera.fitted_to(32) == small.frame.camera
+    assert heldout_task(scene, 2, poses="given", max_size=32, camera_size=128).originals == ()
+    assert heldout_task(scene, 2, poses="none", max_size=128, camera_size=64).originals == ()
+    whole = heldout_task(scene, 2, poses="none", max_size=32, camera_size=4096)
+    assert whole.protocol.endswith("cameras from inputs of 256 px"), "pictures are never enlarged"
 
 
 def test_a_leaked_file_is_refused(scene: Path) -> None:

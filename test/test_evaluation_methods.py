@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +12,17 @@ import torch
 from pointmap_scenes import pinhole, room_scene
 from splatting_scenes import random_gaussians, scene_from
 
-from reconx_ros.core import SE3, AlignedViews, Frame, PointMap, ReconstructionError, Sim3
+from reconx_ros.core import SE3, AlignedViews, Frame, Job, Keyframe, PointMap, ReconstructionError, Sim3
 from reconx_ros.evaluation.baselines import WarpedNearest, nearest_inputs
-from reconx_ros.evaluation.camera_placement import map_from_truth, optimised_pose, poses_in_map
+from reconx_ros.evaluation.camera_placement import map_from_truth, optimised_pose
 from reconx_ros.evaluation.heldout import HeldOutTask, posed
 from reconx_ros.evaluation.images import psnr
+from reconx_ros.evaluation.protocol import _mapped
 from reconx_ros.evaluation.sparse import MIN_POINTS, _densified, _scattered, gaussians_from_points, sparse_points
+from reconx_ros.io.scenes import shrunken_frame
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.render import render_scene
 from reconx_ros.splatting.select import select_rasterizer
@@ -49,11 +56,31 @@ def aligned(to_map: Sim3) -> AlignedViews:
     return AlignedViews(views=tuple(views), metric_scale=False, scale_source=None, backend="test")
 
 
+def test_cameras_may_be_found_from_larger_inputs_than_the_map_is_made_of() -> None:
+    large = task()
+    shrunk = tuple(replace(k, frame=shrunken_frame(k.frame, 80)) for k in large.keyframes)
+    sizes_seen = []
+
+    class Spy(MultiviewBackend):
+        def reconstruct(self, keyframes: Sequence[Keyframe], *rest: Any, **named: Any) -> AlignedViews:
+            sizes_seen.extend(k.frame.camera.size for k in keyframes)
+            return super().reconstruct(keyframes, *rest, **named)
+
+    small = replace(large, keyframes=shrunk, originals=large.keyframes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reconx_ros.pipeline.reconstructor.choose_pointmap", lambda *_: Spy())
+        found = _mapped(small, ReconxConfig(), StageRecorder(CPU), Job(stage="test")).views
+    assert sizes_seen == [(160, 120)] * 3
+    assert [v.camera for v in found.views] == [k.frame.camera for k in shrunk]
+    levels = (found.views[0].rgb - shrunk[0].frame.rgb()).abs() * 255
+    assert levels.max() <= 1
+
+
 def test_the_similarity_of_the_input_poses_carries_the_test_poses() -> None:
     unposed = task("none")
     found = map_from_truth(unposed, aligned(MOVED))
     assert found.scale == pytest.approx(0.5)
-    (pose,) = poses_in_map(unposed, found)
+    (pose,) = (found.apply_pose(posed(frame)) for frame in unposed.tests)
     assert pose.distance_to(MOVED.apply_pose(posed(unposed.tests[0]))) < 1e-9
     assert map_from_truth(task("given"), aligned(Sim3.identity())).scale == 1
     alone = replace(aligned(MOVED), views=aligned(MOVED).views[:1])

@@ -7,15 +7,14 @@ picture, which forgives a warped map; it uses the held-out picture, so its figur
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from reconx_ros.core import SE3, AlignedViews, Frame, GaussianScene, InvalidInputError, Job, ReconstructionError, Sim3
-from reconx_ros.evaluation.heldout import HeldOutTask, posed
+from reconx_ros.evaluation.heldout import HeldOutTask
 from reconx_ros.geometry.umeyama import align_poses
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.corrections import rotation_exp
+from reconx_ros.splatting.corrections import double_pose, rotation_exp
 from reconx_ros.splatting.losses import SsimTarget, torch_ssim_loss, weighted_l1
 
 GIVEN, ALIGNED, OPTIMISED = "given poses", "Sim(3)-aligned poses", "test poses optimised"
@@ -99,7 +98,7 @@ def optimised_pose(
         loss.backward()
         adam.step()
         decay.step()
-    return _as_pose(best)
+    return double_pose(best)
 
 
 def _median_depth(scene: GaussianScene, world_from_cam: torch.Tensor) -> float:
@@ -117,15 +116,3 @@ def _moved(base: torch.Tensor, turn: torch.Tensor, move: torch.Tensor) -> torch.
 def _inverse(pose: torch.Tensor) -> torch.Tensor:
     rotation = pose[:3, :3].T
     return torch.cat([torch.cat([rotation, -(rotation @ pose[:3, 3:])], dim=1), pose[3:]])
-
-
-def _as_pose(matrix: torch.Tensor) -> SE3:
-    out = matrix.double().cpu().numpy().copy()
-    u, _, vt = np.linalg.svd(out[:3, :3])
-    out[:3, :3] = u @ vt
-    return SE3.from_matrix(out)
-
-
-def poses_in_map(task: HeldOutTask, to_map: Sim3) -> list[SE3]:
-    """Pose of every held-out camera in the map, before any optimisation."""
-    return [to_map.apply_pose(posed(frame)) for frame in task.tests]

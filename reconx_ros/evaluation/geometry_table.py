@@ -35,7 +35,6 @@ from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstructor
 
 VIEW_COUNTS = (2, 3, 6, 9)
-POSE_KINDS = ("none", "odometry", "given")
 MIN_CONFIDENCE = 0.5
 
 
@@ -111,8 +110,7 @@ def geometry_task(scene: Scene, views: int, poses: str, *, use_depth: bool = Fal
     Raises:
         InvalidInputError: for an unknown kind of poses, a scene with fewer images, or an image that lacks a pose.
     """
-    if poses not in POSE_KINDS:
-        raise InvalidInputError(f"poses are '{poses}', expected one of {', '.join(POSE_KINDS)}")
+    pose_key(poses)
     names = scene.inputs(views)
     frames = [scene.frame(name) for name in names]
     truth = [_pose(f, name, scene) for f, name in zip(frames, names, strict=True)]
@@ -165,7 +163,7 @@ def geometry_table(
     *,
     config: ReconxConfig,
     views: Sequence[int] = VIEW_COUNTS,
-    poses: Sequence[str] = POSE_KINDS,
+    poses: Sequence[str] = ("none", "odometry", "given"),
     use_depth: bool = False,
     on_row: Callable[[dict[str, Any]], None] | None = None,
     job: Job | None = None,

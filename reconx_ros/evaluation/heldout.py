@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera
+from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe
 from reconx_ros.io.cameras_json import pose_key
 from reconx_ros.io.scenes import Scene, SceneSplit, read_scene
 from reconx_ros.pipeline.keyframes import chosen_keyframe
@@ -35,6 +35,7 @@ class HeldOutTask:
         input_names: names of the inputs.
         metric_scale: whether the world's unit is the metre.
         poses: what the inputs carry: "given", "odometry" or "none".
+        originals: the inputs at the size from which cameras are found or refined; as ``keyframes`` where it is empty.
     """
 
     scene: str
@@ -47,11 +48,7 @@ class HeldOutTask:
     input_names: tuple[str, ...]
     metric_scale: bool
     poses: str = "given"
-
-    @property
-    def cameras(self) -> Iterator[tuple[PinholeCamera, SE3]]:
-        """Camera and pose of every held-out frame."""
-        return ((f.camera, posed(f)) for f in self.tests)
+    originals: tuple[Keyframe, ...] = ()
 
 
 def posed(frame: Frame) -> SE3:
@@ -61,7 +58,13 @@ def posed(frame: Frame) -> SE3:
 
 
 def heldout_task(
-    folder: Path | str, views: int, *, poses: str = "given", max_size: int = 320, **reading: Any
+    folder: Path | str,
+    views: int,
+    *,
+    poses: str = "given",
+    max_size: int = 320,
+    camera_size: int | None = None,
+    **reading: Any,
 ) -> HeldOutTask:
     """The split of a scene for this number of inputs, suggested with the scene or defined by its data set.
 
@@ -70,6 +73,8 @@ def heldout_task(
         views: number of inputs.
         poses: "given" (c2w), "odometry" (c2w_dataset) or "none" for the inputs; tests always have "given" ones.
         max_size: longer side of inputs and tests in pixels; larger images are area-averaged.
+        camera_size: longer side of the inputs that cameras are found from where poses are not given, if it is above
+            ``max_size``.
         reading: further options of ``read_scene``: which layout, which video, which index file.
 
     Raises:
@@ -84,10 +89,16 @@ def heldout_task(
     inputs, tests = scene.select(split.inputs), scene.select(split.test)
     carried = _carried(inputs, poses, key, reading)
     _check_tests(inputs, tests)
+    protocol = f"{views} input views, poses {poses}, {split.protocol}, longer side {max_size} px"
+    originals: tuple[Keyframe, ...] = ()
+    if poses != "given" and camera_size is not None and camera_size > max_size:
+        large = read_scene(folder, poses=None, depth=False, names=inputs.names, max_size=camera_size, **reading)
+        originals = _keyframes(large.frames, carried)
+        protocol += f", cameras from inputs of {max(max(k.frame.camera.size) for k in originals)} px"
     return HeldOutTask(
         scene=scene.name,
-        protocol=f"{views} input views, poses {poses}, {split.protocol}, longer side {max_size} px",
-        keyframes=tuple(_keyframe(i, f, p) for i, (f, p) in enumerate(zip(inputs.frames, carried, strict=True))),
+        protocol=protocol,
+        keyframes=_keyframes(inputs.frames, carried),
         truth=tuple(posed(f) for f in inputs.frames),
         depths=tuple(f.depth_m for f in inputs.frames),
         tests=tests.frames,
@@ -95,6 +106,7 @@ def heldout_task(
         input_names=inputs.names,
         metric_scale=scene.metric_scale,
         poses=poses,
+        originals=originals,
     )
 
 
@@ -139,9 +151,9 @@ def _check_tests(inputs: Scene, tests: Scene) -> None:
     """Every picture has a true pose, and no held-out one is an input under another name."""
     given = [thumbnail(f.rgb_u8) for f in inputs.frames]
     for kind, scene in (("input", inputs), ("held-out", tests)):
-        for name, frame in zip(scene.names, scene.frames, strict=True):
-            if frame.world_from_cam is None:
-                raise InvalidInputError(f"{kind} image {name} of scene {scene.name} has no pose, expected one")
+        for view in scene.views:
+            if view.world_from_cam is None:
+                raise InvalidInputError(f"{kind} image {view.name} of scene {scene.name} has no pose, expected one")
     for name, frame in zip(tests.names, tests.frames, strict=True):
         small = thumbnail(frame.rgb_u8)
         for other, seen in zip(inputs.names, given, strict=True):
@@ -160,6 +172,7 @@ def thumbnail(rgb_u8: np.ndarray) -> np.ndarray:
     return out
 
 
-def _keyframe(index: int, frame: Frame, pose: SE3 | None) -> Keyframe:
-    frame = replace(frame, depth_m=None, world_from_cam=pose)
-    return chosen_keyframe(index, frame)
+def _keyframes(frames: Sequence[Frame], poses: Sequence[SE3 | None]) -> tuple[Keyframe, ...]:
+    """The frames with these poses and without depth."""
+    pairs = enumerate(zip(frames, poses, strict=True))
+    return tuple(chosen_keyframe(i, replace(frame, depth_m=None, world_from_cam=pose)) for i, (frame, pose) in pairs)

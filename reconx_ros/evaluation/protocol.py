@@ -169,9 +169,13 @@ class _Mapped:
 
 
 def _mapped(task: HeldOutTask, config: ReconxConfig, stages: StageRecorder, job: Job) -> _Mapped:
+    """Stages 1 and 2. Depth and pictures are made at the task's size, whatever size the cameras are found from."""
+    size = max(max(k.frame.camera.size) for k in task.keyframes)
+    config = updated(config, {"pointmap": {"max_size": min(config.pointmap.max_size, size)}})
     reconstructor = Reconstructor(config)
+    inputs = task.originals or task.keyframes
     with stages.measure("pointmap"):
-        views = reconstructor.align(task.keyframes, metric_poses=task.metric_scale, job=job.for_stage("pointmap"))
+        views = reconstructor.align(inputs, metric_poses=task.metric_scale, job=job.for_stage("pointmap"))
     to_map = map_from_truth(task, views)
     with stages.measure("diffusion"):
         sequence = reconstructor.generate(views, job=job.for_stage("diffusion"))

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from reconx_ros.core import Job, ReconxError, StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core import Job, ReconxError
+from reconx_ros.core.files import write_text
 from reconx_ros.core.machine import machine
 from reconx_ros.core.settings import to_mapping
 from reconx_ros.evaluation.ablation import Row, method_rows
@@ -44,7 +44,8 @@ class Suite:
     Attributes:
         scenes: folders.
         views, poses, seeds: numbers of inputs, kinds of poses, and how many seeds from 0 on.
-        max_size: longer side of the pictures in pixels.
+        max_size: longer side of the pictures in pixels. Cameras that are not given are found from inputs as large as
+            keyframes are stored (``keyframes.max_size``).
         ablation, extras: rows beside the method and the baselines, as in ``method_rows``.
         reading: options of ``read_scene``.
         skip_missing: leave out settings whose split or odometry a scene does not have, instead of failing.
@@ -93,7 +94,7 @@ def run_suite(
     folder = None if out is None else EvaluationFolder(root=out)
     metrics = Metrics(runs=(), summary=(), command=command, versions=versions(), machine=machine())
     for scene, views, poses in _settings(suite):
-        task = _task(suite, scene, views, poses)
+        task = _task(suite, scene, views, poses, config.keyframes.max_size)
         if task is None:
             continue
         for seed in range(suite.seeds):
@@ -113,9 +114,10 @@ def _settings(suite: Suite) -> Iterable[tuple[Path, int, str]]:
     return ((s, v, p) for s in suite.scenes for p in suite.poses for v in suite.views)
 
 
-def _task(suite: Suite, scene: Path, views: int, poses: str) -> HeldOutTask | None:
+def _task(suite: Suite, scene: Path, views: int, poses: str, camera_size: int) -> HeldOutTask | None:
+    size, reading = suite.max_size, suite.reading
     try:
-        return heldout_task(scene, views, poses=poses, max_size=suite.max_size, **suite.reading)
+        return heldout_task(scene, views, poses=poses, max_size=size, camera_size=camera_size, **reading)
     except ReconxError:
         if suite.skip_missing:
             return None
@@ -132,7 +134,7 @@ def _run(
         return done, True
     run = evaluate_setting(task, setting, rows, folder=folder, fingerprint=mark, job=job)
     if folder is not None:
-        _write(folder.run_json, json.dumps(as_json(run), indent=1) + "\n")
+        write_text(folder.run_json, json.dumps(as_json(run), indent=1) + "\n")
     return run, False
 
 
@@ -148,7 +150,7 @@ def finished(folder: RunFolder, mark: str) -> Run | None:
 def fingerprint(task: HeldOutTask, setting: Setting, rows: Sequence[Row]) -> str:
     """Of everything that a run depends on: pictures, cameras, poses, setting, configurations, versions."""
     content = hashlib.sha256()
-    for frame in chain((k.frame for k in task.keyframes), task.tests):
+    for frame in chain((k.frame for k in (*task.keyframes, *task.originals)), task.tests):
         content.update(thumbnail(frame.rgb_u8).tobytes())
         content.update(np.round(frame.camera.matrix, 6).tobytes() + bytes(str(frame.camera.size), "ascii"))
         content.update(b"" if frame.depth_m is None else frame.depth_m[::7, ::7].tobytes())
@@ -167,9 +169,9 @@ def write_metrics(metrics: Metrics, folder: EvaluationFolder) -> None:
     Raises:
         StorageError: when they cannot be written.
     """
-    _write(folder.metrics_json, json.dumps(as_json(metrics), indent=1) + "\n")
-    _write(folder.metrics_csv, csv_text(metrics.runs))
-    _write(folder.metrics_md, markdown(metrics.summary))
+    write_text(folder.metrics_json, json.dumps(as_json(metrics), indent=1) + "\n")
+    write_text(folder.metrics_csv, csv_text(metrics.runs))
+    write_text(folder.metrics_md, markdown(metrics.summary))
 
 
 _FIGURES = (
@@ -191,12 +193,3 @@ def csv_text(runs: Sequence[Run]) -> str:
             row = [*where, m.protocol, m.key, m.kind, m.status, m.message, *figures, seconds]
             table.writerow([*row, m.facts.get("gaussians", "")])
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(text)
-    except OSError as err:
-        raise StorageError(f"{path} cannot be written: {err.strerror}") from None
