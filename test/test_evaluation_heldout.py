@@ -83,6 +83,7 @@ def test_cameras_that_are_not_given_come_from_larger_inputs(scene: Path) -> None
             assert large.frame.camera.fitted_to(32) == small.frame.camera
     assert heldout_task(scene, 2, poses="given", max_size=32, camera_size=128).originals == ()
     assert heldout_task(scene, 2, poses="none", max_size=128, camera_size=64).originals == ()
+    assert heldout_task(scene, 2, poses="none", max_size=256, camera_size=4096).originals == ()
     whole = heldout_task(scene, 2, poses="none", max_size=32, camera_size=4096)
     assert whole.protocol.endswith("cameras from inputs of 256 px"), "pictures are never enlarged"
 

@@ -59,7 +59,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="runs with seeds 0 to N-1: mean, spread"
     )
-    parser.add_argument("--size", type=int, default=320, help="longer side of the pictures in pixels")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=320,
+        help="longer side of the pictures in pixels; cameras that are not given are found from inputs of up to "
+        "keyframes.max_size",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json, metrics.csv, report.html and all pictures here"
     )

@@ -90,15 +90,19 @@ def heldout_task(
     carried = _carried(inputs, poses, key, reading)
     _check_tests(inputs, tests)
     protocol = f"{views} input views, poses {poses}, {split.protocol}, longer side {max_size} px"
+    keyframes = _keyframes(inputs.frames, carried)
     originals: tuple[Keyframe, ...] = ()
     if poses != "given" and camera_size is not None and camera_size > max_size:
         large = read_scene(folder, poses=None, depth=False, names=inputs.names, max_size=camera_size, **reading)
         originals = _keyframes(large.frames, carried)
-        protocol += f", cameras from inputs of {max(max(k.frame.camera.size) for k in originals)} px"
+    if _longest_side(originals) > _longest_side(keyframes):
+        protocol += f", cameras from inputs of {_longest_side(originals)} px"
+    else:
+        originals = ()
     return HeldOutTask(
         scene=scene.name,
         protocol=protocol,
-        keyframes=_keyframes(inputs.frames, carried),
+        keyframes=keyframes,
         truth=tuple(posed(f) for f in inputs.frames),
         depths=tuple(f.depth_m for f in inputs.frames),
         tests=tests.frames,
@@ -170,6 +174,10 @@ def thumbnail(rgb_u8: np.ndarray) -> np.ndarray:
     size = (_THUMBNAIL_PX, _THUMBNAIL_PX)
     out: np.ndarray = cv2.resize(rgb_u8.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     return out
+
+
+def _longest_side(keyframes: Sequence[Keyframe]) -> int:
+    return max((max(k.frame.camera.size) for k in keyframes), default=0)
 
 
 def _keyframes(frames: Sequence[Frame], poses: Sequence[SE3 | None]) -> tuple[Keyframe, ...]:
