@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from evaluation_folders import COLOURS, method, run, write_folder
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.evaluation.findings import findings
-from reconx_ros.evaluation.layout import TRUTH, Setting
+from reconx_ros.evaluation.layout import FORMAT, TRUTH, Setting, ViewScore
 from reconx_ros.evaluation.live_record import LiveRecord, live_record
 from reconx_ros.io.images import decode_image
 from reconx_ros.viz.evaluation_page import write_evaluation_page
@@ -42,10 +43,25 @@ def test_sentences_tell_what_went_right_and_wrong() -> None:
     assert "19.5 dB on the mean of 4 withheld pictures: 5.5 dB above" in told["good"]
     assert "better on 1 of 4 pictures: 0003.jpg" in told["bad"]
     assert "0003.jpg with 12.0 dB: 0.75 input spacings and 15° away from the nearest input, 60 % of it" in told["info"]
-    assert "20.5 dB where an input saw the surface, 15.5 dB elsewhere" in told["info"]
-    assert "77 % of the squared error lies where no input looked" in told["info"]
+    assert "20.3 dB where an input saw the surface, 18.5 dB where none did" in told["info"]
+    assert "65 % of the squared error lies where no input looked" in told["info"]
     assert "Without video: not available, its weights are not here" in told["info"]
     assert "beware" in told["info"]
+
+
+def test_error_that_nothing_explains_is_not_laid_on_observed_surface() -> None:
+    half = tuple(replace(t, judged_share=0.5, observed_share=0.9) for t in run().tests)
+    good_where_judged = [ViewScore(psnr=15.0, ssim=0.5, psnr_observed=22.0, psnr_unobserved=18.0)] * 4
+    ours = method("ours", "Ours", [15.0] * 4, kind="method", views=tuple(good_where_judged))
+    ours = replace(ours, mean={"psnr": 15.0, "psnr_observed": 22.0, "psnr_unobserved": 18.0})
+    told = said(run(tests=half, methods=(ours,)))
+    where = "where no depth tells whether an input looked (50 % of the pixels); of the rest: "
+    assert (
+        f"89 % of the squared error lies {where}22.0 dB where an input saw the surface, 18.0 dB where none did."
+        in told["info"]
+    )
+    assert "input; depth tells who saw 50 % of its pixels, and no input saw 10 % of these" in told["info"]
+    assert "surface that an input saw:" not in told.get("bad", "")
 
 
 def test_a_loss_against_a_baseline_is_called_one() -> None:
@@ -93,7 +109,8 @@ def test_the_page_is_one_file_that_says_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [(None, "no metrics.json"), ("{}", "KeyError"), ("[]", "TypeError"), ("{", "JSONDecodeError"),
-     ('{"format": 99}', "has format 99, expected 1"), ('{"format": 1, "runs": 3, "summary": []}', "TypeError")],
+     ('{"format": 99}', f"json has format 99, expected {FORMAT}: evaluate again"),
+     (f'{{"format": {FORMAT}, "runs": 3, "summary": []}}', "TypeError")],
 )  # fmt: skip
 def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
     if content is not None:

@@ -14,6 +14,7 @@ from reconx_ros.evaluation.live_record import LiveRecord, live_record
 GOOD, BAD, INFO = "good", "bad", "info"
 _TIE_DB = 0.1
 _FILLED, _COVERED = 0.98, 0.7
+_NEARLY_ALL = 0.98  # of a picture's pixels
 
 
 def findings(run: Run) -> list[tuple[str, str]]:
@@ -89,31 +90,41 @@ def place(test: TestView) -> str:
     if test.observed_share is None:
         return said
     unseen = 100 * (1 - test.observed_share)
-    return f"{said}, {unseen:.0f} % of it was seen by no input" if unseen >= 1 else f"{said}, an input saw all of it"
+    if test.judged_share >= _NEARLY_ALL:
+        return (
+            f"{said}, {unseen:.0f} % of it was seen by no input" if unseen >= 1 else f"{said}, an input saw all of it"
+        )
+    part = f"no input saw {unseen:.0f} % of these" if unseen >= 1 else "an input saw all of these"
+    return f"{said}; depth tells who saw {100 * test.judged_share:.0f} % of its pixels, and {part}"
 
 
 def _unseen(run: Run, ours: MethodResult) -> list[tuple[str, str]]:
-    """Where the error lies: on surface that some input saw, or elsewhere."""
+    """Where the error lies: on surface that some input saw, where none looked, or where no depth tells."""
     seen, unseen = _figure(ours, "psnr_observed"), _figure(ours, "psnr_unobserved")
     if not (math.isfinite(seen) and math.isfinite(unseen)):
         return []
-    both = f"{seen:.1f} dB where an input saw the surface, {unseen:.1f} dB elsewhere"
-    share = _unseen_error_share(run, ours)
-    if share > 0.5:
-        return [(INFO, f"{100 * share:.0f} % of the squared error lies where no input looked: {both}.")]
-    return [(BAD, f"{100 * (1 - share):.0f} % of the squared error lies on surface that an input saw: {both}.")]
+    both = f"{seen:.1f} dB where an input saw the surface, {unseen:.1f} dB where none did"
+    inside, outside, untold = _error_shares(run, ours)
+    if untold >= max(inside, outside):
+        judged = float(np.mean([test.judged_share for test in run.tests]))
+        where = f"where no depth tells whether an input looked ({100 * (1 - judged):.0f} % of the pixels)"
+        return [(INFO, f"{100 * untold:.0f} % of the squared error lies {where}; of the rest: {both}.")]
+    if outside >= inside:
+        return [(INFO, f"{100 * outside:.0f} % of the squared error lies where no input looked: {both}.")]
+    return [(BAD, f"{100 * inside:.0f} % of the squared error lies on surface that an input saw: {both}.")]
 
 
-def _unseen_error_share(run: Run, ours: MethodResult) -> float:
-    """Share in [0, 1] of the squared error that lies on pixels known to be unobserved, over all pictures."""
-    inside = outside = 0.0
+def _error_shares(run: Run, ours: MethodResult) -> tuple[float, float, float]:
+    """Shares of the squared error of all pictures: on observed pixels, on unobserved ones, where nothing tells."""
+    inside = outside = total = 0.0
     for test, score in zip(run.tests, ours.views, strict=True):
-        share = test.observed_share
-        if share is None:
-            continue
-        inside += share * _squared_error(score.psnr_observed)
-        outside += (1 - share) * _squared_error(score.psnr_unobserved)
-    return outside / (inside + outside) if inside + outside > 0 else 0.0
+        share = test.observed_share or 0.0
+        inside += test.judged_share * share * _squared_error(score.psnr_observed)
+        outside += test.judged_share * (1 - share) * _squared_error(score.psnr_unobserved)
+        total += _squared_error(score.psnr)
+    if not total:
+        return 0.0, 0.0, 0.0
+    return inside / total, outside / total, max(total - inside - outside, 0.0) / total
 
 
 def _squared_error(psnr: float | None) -> float:

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 METRICS_JSON, METRICS_CSV, METRICS_MD = "metrics.json", "metrics.csv", "metrics.md"
 REPORT_HTML, RUN_JSON = "report.html", "run.json"
 OVERVIEW_PNG = "overview.png"
@@ -154,7 +154,8 @@ class TestView:
         distance: of its camera from the nearest input camera, in the unit of the scene's poses.
         distance_relative: the same over the mean distance between input cameras; None where they share one place.
         angle_deg: between its orientation and that input's.
-        observed_share: of its pixels in [0, 1]; None where no depth tells.
+        judged_share: of its pixels in [0, 1] of which depth tells whether an input saw them; 0 where none does.
+        observed_share: of these pixels in [0, 1], what an input saw; None without any.
     """
 
     __test__ = False  # not a test case, whatever its name says
@@ -163,6 +164,7 @@ class TestView:
     distance: float
     distance_relative: float | None
     angle_deg: float
+    judged_share: float
     observed_share: float | None
 
 

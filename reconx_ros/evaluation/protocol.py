@@ -150,6 +150,7 @@ def test_views(task: HeldOutTask, masks: Sequence[Observed | None]) -> tuple[Tes
                 distance=distance,
                 distance_relative=distance / unit if unit > 0 else None,
                 angle_deg=float(np.degrees(near.angle_to(posed(frame)))),
+                judged_share=0.0 if mask is None else mask.judged,
                 observed_share=None if mask is None else mask.share,
             )
         )

@@ -57,6 +57,11 @@ class Observed:
     unseen: np.ndarray  # [H, W]
 
     @property
+    def judged(self) -> float:
+        """Share of the pixels that are known to be either."""
+        return float((self.seen | self.unseen).mean())
+
+    @property
     def share(self) -> float | None:
         """Observed share of the pixels that are known; None without any."""
         known = int(self.seen.sum()) + int(self.unseen.sum())

@@ -48,11 +48,11 @@ def read_metrics(path: Path) -> Metrics:
     try:
         document = json.loads(read_bytes(path))
         found = document["format"]
-        if found != FORMAT:
-            raise InvalidInputError(f"{path} has format {found}, expected {FORMAT}: evaluate again")
-        return metrics_from_json(document)
+        if found == FORMAT:
+            return metrics_from_json(document)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise InvalidInputError(f"{path} is not what reconx evaluate writes: {type(err).__name__}: {err}") from None
+    raise InvalidInputError(f"{path} has format {found}, expected {FORMAT}: evaluate again")
 
 
 def evaluation_html(paths: EvaluationFolder, metrics: Metrics) -> str:
