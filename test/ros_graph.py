@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -42,6 +43,7 @@ class NodeProcess:
         self.log = log
         path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONUNBUFFERED": "1"}
+        env["PYTHONFAULTHANDLER"] = "1"  # so that a process that hangs tells where, see stop()
         program = [str(executable)] if executable is not None else [sys.executable, "-m", module]
         command = [*prefix, *program, *arguments]
         self._file = log.open("w")
@@ -57,7 +59,7 @@ class NodeProcess:
         try:
             return self.process.wait(15)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.process.send_signal(signal.SIGABRT)
             return self.process.wait(5)
         finally:
             self._file.close()

@@ -283,11 +283,30 @@ def test_worker_runs_draws_cancels_and_is_started_again(worker: WorkerProcess, t
     assert worker.pid not in (None, pid)
 
 
+def test_a_stopped_worker_is_not_started_again_by_a_job_that_comes_late(tmp_path: Path) -> None:
+    worker = WorkerProcess(lambda level, text: None)
+    assert worker.prepare(ReconxConfig(), "").result(TIMEOUT_S) and worker.pid is not None
+    worker.stop()
+    _, future, _ = run(worker, "endless", tmp_path)
+    with pytest.raises(WorkerDiedError, match="was stopped"):
+        future.result(TIMEOUT_S)  # type: ignore[attr-defined]
+    worker.start()
+    assert worker.pid is None
+
+
 def test_a_target_that_is_not_there_is_named(worker: WorkerProcess, tmp_path: Path) -> None:
     _, future = worker.run(request(), ReconxConfig(), str(tmp_path), "nowhere:nothing", lambda *step: None)
     outcome = future.result(TIMEOUT_S)
     assert outcome.error_code == ErrorCode.INVALID_GOAL
     assert outcome.error_msg.startswith("worker_target is 'nowhere:nothing', expected module:function")
+
+
+def test_nodes_import_no_torch() -> None:
+    code = (
+        "import sys, reconx_ros.ros.reconx_node, reconx_ros.ros.reconstruction_server;"
+        "sys.exit(any(m.split('.')[0] in ('torch', 'scipy', 'diffusers', 'transformers') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_worker_modules_import_no_ros() -> None:

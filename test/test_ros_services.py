@@ -103,6 +103,8 @@ def test_services_of_the_node(both: Both) -> None:
     views_are_scored(both)
     views_are_drawn(both)
     assert both.node.alive and both.server.alive
+    libraries = Path(f"/proc/{both.node.process.pid}/maps").read_text()
+    assert "libtorch" not in libraries, "what runs on the robot all the time must stay small"
     assert "Traceback" not in both.node.text() + both.server.text()
 
 

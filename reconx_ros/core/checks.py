@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from reconx_ros.core.errors import InvalidInputError
 
@@ -50,7 +49,7 @@ def _axis_matches(size: int, wanted: int | str, bound: dict[str, int]) -> bool:
 
 def check_finite(name: str, value: Any) -> None:
     """Raise InvalidInputError when a numpy array or torch tensor holds NaN or infinity."""
-    finite = torch.isfinite(value) if isinstance(value, torch.Tensor) else np.isfinite(value)
-    bad = int(finite.size - finite.sum()) if isinstance(finite, np.ndarray) else int((~finite).sum())
+    finite = value.isfinite() if hasattr(value, "isfinite") else np.isfinite(value)  # tensors have it, arrays do not
+    bad = int((~finite).sum())
     if bad:
         raise InvalidInputError(f"{name} has {bad} values that are NaN or infinite, expected finite numbers")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from reconx_ros.core.cameras import PinholeCamera
 from reconx_ros.core.checks import check_shape
 from reconx_ros.core.errors import InvalidInputError
 from reconx_ros.core.transforms import SE3
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +55,8 @@ class Frame:
 
     def rgb(self) -> torch.Tensor:
         """Image [H, W, 3] float32 in [0, 1]."""
+        import torch
+
         return torch.from_numpy(self.rgb_u8.astype(np.float32) / 255.0)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from reconx_ros.core.cameras import PinholeCamera
 from reconx_ros.core.checks import check_shape
 from reconx_ros.core.errors import InvalidInputError
 from reconx_ros.core.transforms import SE3
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +41,8 @@ class PointMap:
     keyframe_id: int
 
     def __post_init__(self) -> None:
+        import torch
+
         h, w = self.camera.height, self.camera.width
         check_shape("pointmap rgb", self.rgb, h, w, 3)
         check_shape("pointmap depth", self.depth, h, w)
@@ -156,6 +161,8 @@ class SequenceView:
     depth: torch.Tensor | None = None  # [H, W]
 
     def __post_init__(self) -> None:
+        import torch
+
         h, w = self.camera.height, self.camera.width
         check_shape("sequence view rgb", self.rgb, h, w, 3)
         check_shape("sequence view confidence", self.confidence, h, w)
@@ -237,6 +244,8 @@ class GaussianScene:
     @classmethod
     def concatenate(cls, scenes: Sequence[GaussianScene]) -> GaussianScene:
         """All Gaussians of several scenes; lower SH degrees are padded with zeros."""
+        import torch
+
         if not scenes:
             raise InvalidInputError("no Gaussian scenes to concatenate, expected at least one")
         bases = max(int(s.sh.shape[1]) for s in scenes)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from reconx_ros.core import InvalidInputError, check_shape
+
+if TYPE_CHECKING:
+    import torch
+
+Values = TypeVar("Values", "torch.Tensor", np.ndarray)
 
 
 def area_weights(size_in: int, size_out: int, *, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -16,6 +23,8 @@ def area_weights(size_in: int, size_out: int, *, device: torch.device | str = "c
     Raises:
         InvalidInputError: for a size below one pixel.
     """
+    import torch
+
     if size_in < 1 or size_out < 1:
         raise InvalidInputError(f"image cannot be resized from {size_in} to {size_out} pixels, expected at least 1")
     ratio = size_in / size_out
@@ -31,6 +40,8 @@ def resize_area(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
     Raises:
         InvalidInputError: for an image of another shape or a size below one pixel.
     """
+    import torch
+
     dims = check_shape("image", image, "H", "W", "C")
     if (dims["W"], dims["H"]) == (width, height):
         return image
@@ -39,15 +50,19 @@ def resize_area(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
     return torch.einsum("hy,yxc,wx->hwc", rows, image, columns)
 
 
-def resize_nearest(values: torch.Tensor, width: int, height: int) -> torch.Tensor:
+def resize_nearest(values: Values, width: int, height: int) -> Values:
     """Values [H, W] at the input pixel under the centre of each output pixel: [height, width]; nothing is mixed.
+
+    Takes tensors and arrays, and gives what it took.
 
     Raises:
         InvalidInputError: for values of another shape.
     """
     dims = check_shape("depth", values, "H", "W")
-    rows = (torch.arange(height, dtype=torch.float64) + 0.5) * (dims["H"] / height)
-    columns = (torch.arange(width, dtype=torch.float64) + 0.5) * (dims["W"] / width)
-    y = rows.long().clamp_max(dims["H"] - 1).to(values.device)
-    x = columns.long().clamp_max(dims["W"] - 1).to(values.device)
-    return values[y[:, None], x[None, :]]
+    rows, columns = _centres(dims["H"], height), _centres(dims["W"], width)
+    return values[rows[:, None], columns[None, :]]
+
+
+def _centres(size_in: int, size_out: int) -> np.ndarray:
+    """The input pixel [size_out] under the centre of each output pixel."""
+    return np.minimum(((np.arange(size_out) + 0.5) * (size_in / size_out)).astype(np.int64), size_in - 1)

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reconx_ros.core import Frame, InvalidInputError, StorageError
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.io.cameras_json import POSE_KEYS
@@ -158,7 +156,7 @@ def shrunken_frame(frame: Frame, max_size: int | None) -> Frame:
     camera = frame.camera.fitted_to(max_size)
     depth = frame.depth_m
     if depth is not None:
-        depth = resize_nearest(torch.from_numpy(depth), camera.width, camera.height).numpy()
+        depth = resize_nearest(depth, camera.width, camera.height)
     rgb = cv2.resize(frame.rgb_u8, camera.size, interpolation=cv2.INTER_AREA)
     return replace(frame, rgb_u8=rgb, camera=camera, depth_m=depth)
 

@@ -13,14 +13,16 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, StorageError
 from reconx_ros.io.image_size import size_in_head
 from reconx_ros.io.images import decode_image, read_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX_FILE = "index.json"
 _NUMBERS = 18  # of a row of cameras
@@ -153,6 +155,8 @@ def read_chunk(path: Path | str) -> list[ChunkVideo]:
         StorageError: when the file is missing or cut off.
         InvalidInputError: when it is not a chunk.
     """
+    import torch
+
     if not Path(path).is_file():
         raise StorageError(f"chunk {path} does not exist")
     try:
@@ -165,6 +169,8 @@ def read_chunk(path: Path | str) -> list[ChunkVideo]:
 
 
 def _video(item: Any, name: str) -> ChunkVideo:
+    import torch
+
     missing = [k for k in ("key", "cameras", "images") if not isinstance(item, dict) or k not in item]
     if missing:
         raise InvalidInputError(f"{name} has no {', '.join(missing)}, expected key, cameras and images")

@@ -60,6 +60,7 @@ class WorkerProcess:
         self._progress: dict[str, OnProgress] = {}
         self._preview: dict[str, OnPreview] = {}
         self._ready = threading.Event()
+        self._stopped = False
         self.device = ""
 
     @property
@@ -69,8 +70,10 @@ class WorkerProcess:
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process if none runs; returns at once."""
+        """Start the process if none runs and ``stop`` was not called; returns at once."""
         with self._lock:
+            if self._stopped:
+                return
             if self.pid is not None and self._connection is not None:
                 return
             self._fail(list(self._pending), "the worker process ended unexpectedly")
@@ -134,8 +137,9 @@ class WorkerProcess:
             process.kill()
 
     def stop(self) -> None:
-        """Close the connection and wait for the process to end."""
+        """Close the connection and wait for the process to end, for good: what is asked from now on is refused."""
         with self._lock:
+            self._stopped = True
             process, connection = self._process, self._connection
             self._connection = None
         if process is None or connection is None:
@@ -158,6 +162,9 @@ class WorkerProcess:
         future: Future[Any] = Future()
         key = f"{kind}-{next(self._keys)}"
         with self._lock:
+            if self._stopped:
+                future.set_exception(WorkerDiedError("the worker process was stopped"))
+                return key, future
             self.start()
             self._pending[key] = future
             if on_progress is not None:
