@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from reconx_ros.msg import Status
 from reconx_ros.srv import LoadMap
-from ros_graph import FakeCamera, Graph, NodeProcess, graph
+from ros_graph import TIMEOUT_S, FakeCamera, Graph, NodeProcess, graph
 
 from reconx_ros.core import (
     SE3,
@@ -109,6 +111,28 @@ def resident_mib(process: NodeProcess) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise AssertionError("the process is gone")
+
+
+DEAF_MAIN_THREAD = """
+import signal, threading
+from reconx_ros.ros.lifecycle import spin
+from reconx_ros.ros.reconstruction_server import ReconstructionServer
+
+class Signalled(ReconstructionServer):
+    def __init__(self):
+        super().__init__()
+        self.create_timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+    def autostart(self):
+        pass
+
+raise SystemExit(spin(Signalled, 2))
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_ends_the_process(ros_domain: int) -> None:
+    """As one that comes just before the main thread begins to wait: Python's handler runs once that thread wakes."""
+    ended = subprocess.run([sys.executable, "-c", DEAF_MAIN_THREAD], timeout=TIMEOUT_S, check=False)
+    assert ended.returncode == 0
 
 
 def test_a_lifecycle_manager_brings_both_nodes_up_and_down(made: Graph) -> None:

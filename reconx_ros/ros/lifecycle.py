@@ -23,6 +23,7 @@ from reconx_ros.ros.parameters import NodeParameters
 
 _END_S = 5.0
 _POLL_S = 0.05
+_HEED_S = 0.5  # at most this long until a signal is heeded
 _STATE_AFTER = {
     "configure": "inactive",
     "activate": "active",
@@ -167,7 +168,8 @@ def spin(make: Callable[[], ManagedNode], threads: int) -> int:
     while starting.is_alive() and not stop.is_set():
         starting.join(_POLL_S)
     thread.start()
-    stop.wait()
+    while not stop.wait(_HEED_S):  # without a limit, a signal that comes just before the wait begins would go unheard
+        pass
     node.close()
     starting.join(_END_S)
     executor.shutdown(timeout_sec=_END_S)
