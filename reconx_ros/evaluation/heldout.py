@@ -90,19 +90,13 @@ def heldout_task(
     carried = _carried(inputs, poses, key, reading)
     _check_tests(inputs, tests)
     protocol = f"{views} input views, poses {poses}, {split.protocol}, longer side {max_size} px"
-    keyframes = _keyframes(inputs.frames, carried)
-    originals: tuple[Keyframe, ...] = ()
-    if poses != "given" and camera_size is not None and camera_size > max_size:
-        large = read_scene(folder, poses=None, depth=False, names=inputs.names, max_size=camera_size, **reading)
-        originals = _keyframes(large.frames, carried)
-    if _longest_side(originals) > _longest_side(keyframes):
-        protocol += f", cameras from inputs of {_longest_side(originals)} px"
-    else:
-        originals = ()
+    large = None if poses == "given" or camera_size is None else _larger(folder, inputs, camera_size, reading)
+    if large is not None:
+        protocol += f", cameras from inputs of {_longest_side(large)} px"
     return HeldOutTask(
         scene=scene.name,
         protocol=protocol,
-        keyframes=keyframes,
+        keyframes=_keyframes(inputs, carried),
         truth=tuple(posed(f) for f in inputs.frames),
         depths=tuple(f.depth_m for f in inputs.frames),
         tests=tests.frames,
@@ -110,7 +104,7 @@ def heldout_task(
         input_names=inputs.names,
         metric_scale=scene.metric_scale,
         poses=poses,
-        originals=originals,
+        originals=() if large is None else _keyframes(large, carried),
     )
 
 
@@ -176,11 +170,17 @@ def thumbnail(rgb_u8: np.ndarray) -> np.ndarray:
     return out
 
 
-def _longest_side(keyframes: Sequence[Keyframe]) -> int:
-    return max((max(k.frame.camera.size) for k in keyframes), default=0)
+def _larger(folder: Path | str, inputs: Scene, size: int, reading: dict[str, Any]) -> Scene | None:
+    """The inputs with longer sides of up to ``size`` pixels; None where that is no more than they have."""
+    large = read_scene(folder, poses=None, depth=False, names=inputs.names, max_size=size, **reading)
+    return large if _longest_side(large) > _longest_side(inputs) else None
 
 
-def _keyframes(frames: Sequence[Frame], poses: Sequence[SE3 | None]) -> tuple[Keyframe, ...]:
-    """The frames with these poses and without depth."""
-    pairs = enumerate(zip(frames, poses, strict=True))
+def _longest_side(scene: Scene) -> int:
+    return max(max(view.camera.size) for view in scene.views)
+
+
+def _keyframes(scene: Scene, poses: Sequence[SE3 | None]) -> tuple[Keyframe, ...]:
+    """The frames of a scene with these poses and without depth."""
+    pairs = enumerate(zip(scene.frames, poses, strict=True))
     return tuple(chosen_keyframe(i, replace(frame, depth_m=None, world_from_cam=pose)) for i, (frame, pose) in pairs)
