@@ -11,7 +11,7 @@ import torch
 from reconx_ros.core import SE3, PinholeCamera
 from reconx_ros.geometry.umeyama import umeyama
 from reconx_ros.pointmap.alignment import Alignment
-from reconx_ros.pointmap.pair_graphs import pair_graph
+from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
 from reconx_ros.pointmap.pairwise import PairPredictions
 
 HALF_ROOM = np.array([4.0, 2.5, 3.5])  # metres

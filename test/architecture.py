@@ -12,9 +12,10 @@ PACKAGE = "reconx_ros"
 MAX_LINES = 500
 STAGES = frozenset({"pointmap", "diffusion", "splatting"})
 
-# What each part of the package may import of the others. A part that is not named here may import all but TOP.
-TOP = frozenset({"ros", "cli"})
+# What each part of the package may import of the others; every folder of the package stands here.
+_LIBRARY = frozenset({"core", "geometry", "io", "native", "pipeline"}) | STAGES
 MAY_IMPORT = {
+    "": frozenset({"core"}),
     "core": frozenset({"core"}),
     "native": frozenset({"core", "native"}),
     "geometry": frozenset({"core", "geometry"}),
@@ -22,11 +23,43 @@ MAY_IMPORT = {
     **{stage: frozenset({"core", "geometry", "learning", "native", stage}) for stage in STAGES},
     "io": frozenset({"core", "geometry", "io"}),
     "sim": frozenset({"core", "geometry", "io", "native", "sim"}),
-    "pipeline": frozenset({"core", "geometry", "io", "native", "pipeline"}) | STAGES,
+    "pipeline": _LIBRARY,
+    "jobs": frozenset({"core", "geometry", "io", "native", "pipeline", "jobs"}),
+    "viz": _LIBRARY | {"viz"},
+    "evaluation": _LIBRARY | {"viz", "evaluation"},
+    "ros": _LIBRARY | {"jobs", "sim", "viz", "evaluation", "ros"},
+    "cli": _LIBRARY | {"learning", "jobs", "sim", "viz", "evaluation", "cli"},
 }
 
-BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "yaml", "tqdm"})
-OPTIONAL_ALLOWED_IN = frozenset({"backends", "io", "sim", "viz", "evaluation"})
+# The folders inside the parts, and the other folders of its part that each may import; None: all of them. A part that
+# stands here itself means the files that lie in none of its folders.
+ROOMS: dict[str, frozenset[str] | None] = {
+    "pointmap.stereo": frozenset(),
+    "pointmap.sfm": frozenset({"pointmap.stereo"}),
+    "pointmap.alignment": frozenset(),
+    "pointmap.network": frozenset(),
+    "pointmap.training": frozenset({"pointmap.network"}),
+    "pointmap.backends": None,
+    "diffusion.network": frozenset(),
+    "diffusion.conversion": frozenset({"diffusion.network"}),
+    "diffusion.clips": frozenset(),
+    "diffusion.training": frozenset({"diffusion.network"}),
+    "diffusion.backends": None,
+    "splatting.backends": None,
+    "io.readers": frozenset(),
+    "viz": frozenset(),
+    "viz.viewer": None,
+    "evaluation": frozenset(),
+    "evaluation.report": None,
+    "ros.conversions": frozenset(),
+    "ros.graph": frozenset({"ros.conversions"}),
+    "ros.robot": frozenset({"ros.graph", "ros.conversions"}),
+    "ros.server": frozenset({"ros.graph", "ros.conversions"}),
+    "ros.tools": None,
+}
+
+BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "yaml", "tqdm", "safetensors"})
+OPTIONAL_ALLOWED_IN = frozenset({"backends", "network", "conversion", "io", "sim", "viz", "evaluation"})
 ROS_MODULES = frozenset(
     {"rclpy", "std_srvs", "rcl_interfaces", "builtin_interfaces", "tf2_ros", "tf2_py", "cv_bridge", "sensor_msgs_py"}
     | {"message_filters", "launch", "launch_ros", "ament_index_python", "rosidl_runtime_py", "rosidl_parser"}
@@ -142,9 +175,27 @@ def layers_point_down(module: Module) -> Iterator[Violation]:
             continue
         if _is_ros(imported) or imported.within(f"{PACKAGE}.ros"):
             continue  # rules of their own
-        allowed = MAY_IMPORT.get(module.part)
-        if (allowed is not None and target[0] not in allowed) or (target[0] == "cli" and module.part != "cli"):
+        if target[0] not in MAY_IMPORT.get(module.part, frozenset()):
             yield imported.line, f"{module.part or PACKAGE} imports {imported.target}"
+
+
+def rooms_know_their_neighbours_only(module: Module) -> Iterator[Violation]:
+    """Inside a part, each folder imports only those others that ROOMS names, and files that lie in no folder."""
+    own = _room(module.parts if module.is_package else module.parts[:-1])
+    allowed = ROOMS.get(own)
+    if allowed is None:
+        return
+    for imported in imports(module):
+        room = _room(tuple(imported.target.split(".")[1:]))
+        inside = imported.root == PACKAGE and "." in room and room.split(".")[0] == module.part
+        if inside and room != own and room not in allowed:
+            yield imported.line, f"{own} imports {imported.target}"
+
+
+def _room(parts: tuple[str, ...]) -> str:
+    """The folder inside a part that a module lies in; the part alone where it lies in none."""
+    room = ".".join(parts[:2])
+    return room if room in ROOMS else ".".join(parts[:1])
 
 
 def pipeline_imports_no_backend(module: Module) -> Iterator[Violation]:
@@ -286,6 +337,7 @@ def tests_do_not_sleep(module: Module) -> Iterator[Violation]:
 PACKAGE_RULES: tuple[Rule, ...] = (
     core_imports_only_numpy_and_torch,
     layers_point_down,
+    rooms_know_their_neighbours_only,
     pipeline_imports_no_backend,
     ros_is_imported_late_by_cli_only,
     ros_messages_stay_in_ros,

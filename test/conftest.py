@@ -26,7 +26,7 @@ def _set_default_environment() -> None:
     os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    from reconx_ros.ros.environment import profile_variable  # imports torch, so only now
+    from reconx_ros.ros.graph.environment import profile_variable  # imports torch, so only now
 
     os.environ.setdefault(profile_variable(os.environ), str(ROOT / "config" / "fastdds.xml"))
     if (Path(sys.prefix) / "share" / "ament_index").is_dir():

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reconx_ros.pointmap.backends.dust3r.architecture import NetworkConfig
-from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
+from reconx_ros.pointmap.network.architecture import NetworkConfig
+from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.training.schedule import initialise
 
 PUBLISHED = (

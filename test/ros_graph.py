@@ -26,7 +26,8 @@ from tf2_msgs.msg import TFMessage
 from reconx_ros.core import SE3, PinholeCamera
 from reconx_ros.ros import conversions
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
-from reconx_ros.ros.qos import latched_qos, reliable_qos
+from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
+from reconx_ros.ros.tools.session import PROGRAMS
 
 TIMEOUT_S = float(os.environ.get("RECONX_TEST_TIMEOUT_S", "60"))  # raise it on a computer that does much else
 CAMERA_TOPICS = ("image", "camera_info", "depth", "image/compressed", "depth/compressedDepth")
@@ -94,10 +95,10 @@ class Graph:
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def start(self, module: str, *arguments: str, **parameters: object) -> NodeProcess:
-        """Start reconx_ros.ros.MODULE; parameters replace dots by double underscores (``ros__server="x"``)."""
+    def start(self, program: str, *arguments: str, **parameters: object) -> NodeProcess:
+        """Start one of PROGRAMS; parameters replace dots by double underscores (``ros__server="x"``)."""
         words = ["--ros-args", *arguments]
-        if module == "reconx_node":  # nothing that a test sends may be lost
+        if program == "reconx_node":  # nothing that a test sends may be lost
             names = cast("Sequence[str]", parameters.get("ros__cameras", ()))
             prefixes = [f"{name}/" for name in names if name.isidentifier()] or [""]
             for topic in (*(prefix + topic for prefix in prefixes for topic in CAMERA_TOPICS), "odom"):
@@ -105,8 +106,8 @@ class Graph:
                 words += ["-p", f"qos_overrides./{topic}.subscription.depth:=50"]
         for name, value in parameters.items():
             words += ["-p", f"{name.replace('__', '.')}:={_yaml(value)}"]
-        log = self.folder / f"{module}-{len(self.processes)}.log"
-        process = NodeProcess(f"reconx_ros.ros.{module}", log, *words, prefix=self.prefix)
+        log = self.folder / f"{program}-{len(self.processes)}.log"
+        process = NodeProcess(PROGRAMS[program], log, *words, prefix=self.prefix)
         self.processes.append(process)
         return process
 

@@ -13,7 +13,7 @@ from ros_graph import Graph
 from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.qos import latched_qos
 
 STUB = "ros_stub_jobs:quick"
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from reconx_ros.core import SE3, GaussianScene, InsufficientParallaxError, Job, PinholeCamera, PointCloud
+from reconx_ros.jobs.data import JobOutcome, JobRequest
+from reconx_ros.jobs.reconstruct import JobOutput, encoded_view
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.ros.job_data import JobOutcome, JobRequest
-from reconx_ros.ros.reconstruct_job import JobOutput, encoded_view
 
 POINTS_PER_KEYFRAME = 200
 STEP_S = 0.05

@@ -10,10 +10,10 @@ import torch
 from pointmap_scenes import cast, look_at, pinhole, room
 
 from reconx_ros.core import SE3, AlignedViews, Job, PinholeCamera, PointMap
-from reconx_ros.diffusion.clip_generation import ClipFrames, ClipRequest
-from reconx_ros.diffusion.clips import ClipPlan
+from reconx_ros.diffusion.clips.plan import ClipPlan
+from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
+from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.video_generator import VideoGenerator
 
 SIZE = 64
 CAMERA = pinhole(SIZE, SIZE)

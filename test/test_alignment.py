@@ -27,9 +27,9 @@ from reconx_ros.pointmap.alignment.graph import connected_parts, spanning_tree
 from reconx_ros.pointmap.alignment.initialise import initialise
 from reconx_ros.pointmap.alignment.newton import FocalTie, assemble
 from reconx_ros.pointmap.alignment.normal_equations import PassSettings, image_pass, minimum_along_rays
+from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
 from reconx_ros.pointmap.alignment.problem import build_problem
 from reconx_ros.pointmap.alignment.state import State
-from reconx_ros.pointmap.pair_graphs import pair_graph
 from reconx_ros.pointmap.pairwise import PairPredictions, edge_scores
 
 SIZE = (24, 32)

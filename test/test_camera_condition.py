@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, Trajectory
-from reconx_ros.diffusion.camera_condition import CameraEncoder, epipolar_masks, plucker_rays
+from reconx_ros.diffusion.network.camera_condition import CameraEncoder, epipolar_masks, plucker_rays
 from reconx_ros.geometry.projection import project, transform_points
 
 CAMERA = PinholeCamera(width=64, height=32, fx=50.0, fy=48.0, cx=31.0, cy=16.0)

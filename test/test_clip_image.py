@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from reconx_ros.diffusion.clip_image import clip_pixels
+from reconx_ros.diffusion.network.clip_image import clip_pixels
 
 # Row and column of the result: red, green, blue of kornia's bicubic, aligned, antialiased resize, normalised.
 KORNIA = {

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from stage2_scenes import CAMERA, circle_views, room_views
 
 from reconx_ros.core import SE3, InvalidInputError, Trajectory
-from reconx_ros.diffusion.clips import ClipPlan, GeneratedRef, KeyframeRef, chain_clips, orbit_clips, plan_clips
+from reconx_ros.diffusion.clips.plan import ClipPlan, GeneratedRef, KeyframeRef, chain_clips, orbit_clips, plan_clips
+from reconx_ros.diffusion.clips.trajectory import continued, screw_pose
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.trajectory import continued, screw_pose
 from reconx_ros.geometry.paths import poses_between, poses_within, smooth_path
 
 

@@ -14,19 +14,19 @@ from video_models import arrays, key_list, parity_module, relative_l2
 
 from reconx_ros.cli.main import main
 from reconx_ros.core import CancelledError, CancelToken, InvalidInputError, Job, ReconxError, StorageError
-from reconx_ros.diffusion.backends.reconx import convert
-from reconx_ros.diffusion.backends.reconx.architecture import PublishedSettings, read_settings
-from reconx_ros.diffusion.backends.reconx.checkpoint_file import (
+from reconx_ros.diffusion.conversion import convert
+from reconx_ros.diffusion.conversion.checkpoint_file import (
     PlannedTensor,
     StoredTensor,
     open_checkpoint,
     write_safetensors,
 )
-from reconx_ros.diffusion.backends.reconx.conversion_plan import check_complete
-from reconx_ros.diffusion.backends.reconx.convert import Additions, convert_dynamicrafter, plan_parts
-from reconx_ros.diffusion.clip_image import clip_pixels
-from reconx_ros.diffusion.sampler import ddim_step, guided, sampler_tables
-from reconx_ros.diffusion.structure_encoder import StructureConfig
+from reconx_ros.diffusion.conversion.conversion_plan import check_complete
+from reconx_ros.diffusion.conversion.convert import Additions, convert_dynamicrafter, plan_parts
+from reconx_ros.diffusion.network.architecture import PublishedSettings, read_settings
+from reconx_ros.diffusion.network.clip_image import clip_pixels
+from reconx_ros.diffusion.network.sampler import ddim_step, guided, sampler_tables
+from reconx_ros.diffusion.network.structure_encoder import StructureConfig
 from reconx_ros.diffusion.training.losses import denoising_loss
 
 pytest.importorskip("diffusers")
@@ -59,7 +59,7 @@ def checkpoint(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def pipeline(checkpoint: Path, settings: PublishedSettings) -> Any:
-    from reconx_ros.diffusion.backends.reconx.pipeline import ReconXPipeline
+    from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
     folder = checkpoint.parent / "converted"
     convert_dynamicrafter(checkpoint, folder, settings=settings, additions=SMALL)
@@ -350,8 +350,8 @@ def test_folder_in_use_and_settings_that_are_none(checkpoint: Path, tmp_path: Pa
 def test_tokenizer_is_copied_and_pads_as_openclip_does(
     checkpoint: Path, settings: PublishedSettings, tmp_path: Path
 ) -> None:
-    from reconx_ros.diffusion.backends.reconx.conditions import prompt_tokens
-    from reconx_ros.diffusion.backends.reconx.pipeline import ReconXPipeline
+    from reconx_ros.diffusion.network.conditions import prompt_tokens
+    from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
     words = {"!": 0, "r": 1, "o</w>": 2, "m</w>": 3, "ro</w>": 4, "<|startoftext|>": 510, "<|endoftext|>": 511}
     clip = tmp_path / "clip"

@@ -21,8 +21,8 @@ from reconx_ros.core import (
     Provenance,
     ViewSequence,
 )
+from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.trajectory import plan_trajectory
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.selection import choose_generator
 
@@ -32,10 +32,10 @@ pytest.importorskip("transformers")
 from reconx_ros.diffusion.backends.diffusers_flf2v import FlfClips, LtxGenerator, WanGenerator, _step_end
 from reconx_ros.diffusion.backends.diffusers_flf2v_ltx import LtxAdapter
 from reconx_ros.diffusion.backends.diffusers_flf2v_wan import WanAdapter, _text
-from reconx_ros.diffusion.clip_generation import ClipRequest
-from reconx_ros.diffusion.clips import plan_clips
-from reconx_ros.diffusion.pictures import shared_camera
-from reconx_ros.diffusion.render_guidance import RenderTarget
+from reconx_ros.diffusion.clips.pictures import shared_camera
+from reconx_ros.diffusion.clips.plan import plan_clips
+from reconx_ros.diffusion.clips.render_guidance import RenderTarget
+from reconx_ros.diffusion.clips.run import ClipRequest
 
 SIZE = 32
 CPU = torch.device("cpu")

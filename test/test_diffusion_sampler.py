@@ -11,7 +11,7 @@ import torch
 from video_models import arrays
 
 from reconx_ros.core import ConfigError, InvalidInputError
-from reconx_ros.diffusion.sampler import (
+from reconx_ros.diffusion.network.sampler import (
     ScheduleConfig,
     ddim_step,
     guided,
@@ -20,8 +20,8 @@ from reconx_ros.diffusion.sampler import (
     velocity,
     x0_and_noise,
 )
+from reconx_ros.diffusion.network.unet_blocks import sinusoidal_embedding
 from reconx_ros.diffusion.training.losses import denoising_loss, dropped_conditions
-from reconx_ros.diffusion.unet_blocks import sinusoidal_embedding
 
 PUBLIC = ScheduleConfig()
 

@@ -23,7 +23,7 @@ from reconx_ros.core import (
     ReconstructionError,
     StorageError,
 )
-from reconx_ros.diffusion.sampler import ScheduleConfig
+from reconx_ros.diffusion.network.sampler import ScheduleConfig
 from reconx_ros.diffusion.training.config import PRESETS
 from reconx_ros.diffusion.training.model import conditions
 from reconx_ros.diffusion.training.parts import names_in

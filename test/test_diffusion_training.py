@@ -17,14 +17,14 @@ from reconx_ros.core import (
     InvalidInputError,
     Job,
 )
-from reconx_ros.diffusion.camera_condition import plucker_rays
-from reconx_ros.diffusion.structure_encoder import normalize_points
+from reconx_ros.diffusion.network.camera_condition import plucker_rays
+from reconx_ros.diffusion.network.patches import PatchCodec, picture_tokens
+from reconx_ros.diffusion.network.structure_encoder import normalize_points
 from reconx_ros.diffusion.training.clips import ClipBatch, clip_arrays, collated, points_from_depth
 from reconx_ros.diffusion.training.curriculum import Curriculum
 from reconx_ros.diffusion.training.losses import dropped_conditions
 from reconx_ros.diffusion.training.model import VideoModel, conditions, ray_maps
 from reconx_ros.diffusion.training.parts import Phase, names_in, phases, select
-from reconx_ros.diffusion.training.patches import PatchCodec, picture_tokens
 from reconx_ros.diffusion.training.step import predictor
 from reconx_ros.learning.stream import Reuse
 from reconx_ros.learning.weights import AveragedWeights
@@ -138,8 +138,8 @@ def test_clips_of_different_lengths_make_no_batch() -> None:
 
 def full_model() -> VideoModel:
     network = replace(NETWORK.unet_config(FRAMES), epipolar_levels=(0,))
-    from reconx_ros.diffusion.structure_encoder import StructureEncoder
-    from reconx_ros.diffusion.unet import VideoUNet
+    from reconx_ros.diffusion.network.structure_encoder import StructureEncoder
+    from reconx_ros.diffusion.network.unet import VideoUNet
 
     structure = NETWORK.structure_config()
     assert structure is not None

@@ -25,13 +25,13 @@ from reconx_ros.core import (
     StorageError,
 )
 from reconx_ros.geometry.projection import backproject, transform_points
-from reconx_ros.pointmap.backends.dust3r import backend as backend_module
-from reconx_ros.pointmap.backends.dust3r.architecture import config_from_string
-from reconx_ros.pointmap.backends.dust3r.backend import Dust3rBackend, PointmapNetBackend
-from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
-from reconx_ros.pointmap.backends.dust3r.weights import HUB_ID, save_network
+from reconx_ros.pointmap.backends import dust3r as backend_module
+from reconx_ros.pointmap.backends.dust3r import Dust3rBackend, PointmapNetBackend
 from reconx_ros.pointmap.base import registry
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.network.architecture import config_from_string
+from reconx_ros.pointmap.network.model import PointmapNetwork
+from reconx_ros.pointmap.network.weights import HUB_ID, save_network
 from reconx_ros.pointmap.pairwise import PairPredictions
 
 CPU = torch.device("cpu")

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reconx_ros.core import CancelledError, CancelToken, ConfigError, InvalidInputError, Job, PinholeCamera
-from reconx_ros.pointmap.backends.dust3r.blocks import CrossAttention, Rotary, SelfAttention, grid_positions
-from reconx_ros.pointmap.backends.dust3r.heads import points_and_confidence
-from reconx_ros.pointmap.backends.dust3r.inference import compute_type, predict_pairs
-from reconx_ros.pointmap.backends.dust3r.memory import MemoryPlan, decode_bytes, encode_bytes, plan_memory
-from reconx_ros.pointmap.backends.dust3r.network import PairOutput, PointmapNetwork
-from reconx_ros.pointmap.backends.dust3r.preprocess import plan_grid, prepare_image
+from reconx_ros.pointmap.network.blocks import CrossAttention, Rotary, SelfAttention, grid_positions
+from reconx_ros.pointmap.network.heads import points_and_confidence
+from reconx_ros.pointmap.network.inference import compute_type, predict_pairs
+from reconx_ros.pointmap.network.memory import MemoryPlan, decode_bytes, encode_bytes, plan_memory
+from reconx_ros.pointmap.network.model import PairOutput, PointmapNetwork
+from reconx_ros.pointmap.network.preprocess import plan_grid, prepare_image
 
 MAPS = ("pts3d_1", "conf_1", "pts3d_2", "conf_2")
 SIZES = [(32, 48), (48, 32), (32, 48), (24, 40)]

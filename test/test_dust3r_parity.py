@@ -11,13 +11,13 @@ import torch
 from dust3r_networks import FULL, PUBLISHED, TINY, read_keys, recipe_weights, relative_l2, save_pth
 
 from reconx_ros.io.images import read_image
-from reconx_ros.pointmap.backends.dust3r.architecture import config_from_string
-from reconx_ros.pointmap.backends.dust3r.inference import predict_pairs
-from reconx_ros.pointmap.backends.dust3r.keys import matched
-from reconx_ros.pointmap.backends.dust3r.memory import plan_memory
-from reconx_ros.pointmap.backends.dust3r.network import PairOutput, PointmapNetwork
-from reconx_ros.pointmap.backends.dust3r.preprocess import prepare_image
-from reconx_ros.pointmap.backends.dust3r.weights import load_network
+from reconx_ros.pointmap.network.architecture import config_from_string
+from reconx_ros.pointmap.network.inference import predict_pairs
+from reconx_ros.pointmap.network.keys import matched
+from reconx_ros.pointmap.network.memory import plan_memory
+from reconx_ros.pointmap.network.model import PairOutput, PointmapNetwork
+from reconx_ros.pointmap.network.preprocess import prepare_image
+from reconx_ros.pointmap.network.weights import load_network
 from reconx_ros.pointmap.training.losses import PairTargets, confidence_loss, regression_loss
 
 TOLERANCE = 1e-4  # relative L2

@@ -13,10 +13,10 @@ from dust3r_networks import FULL, PUBLISHED, TINY, save_pth, small_config, small
 from safetensors.torch import save_file
 
 from reconx_ros.core import InvalidInputError, ReconxError, StorageError
-from reconx_ros.pointmap.backends.dust3r.architecture import config_from_arguments, config_from_string
-from reconx_ros.pointmap.backends.dust3r.keys import matched
-from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
-from reconx_ros.pointmap.backends.dust3r.weights import HUB_ID, load_network, save_network
+from reconx_ros.pointmap.network.architecture import config_from_arguments, config_from_string
+from reconx_ros.pointmap.network.keys import matched
+from reconx_ros.pointmap.network.model import PointmapNetwork
+from reconx_ros.pointmap.network.weights import HUB_ID, load_network, save_network
 
 MODEL = PUBLISHED.format(head="linear", **TINY)
 MAST3R = MODEL.replace("AsymmetricCroCo3DStereo", "AsymmetricMASt3R").replace("'linear'", "'catmlp+linear'")

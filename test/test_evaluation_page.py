@@ -18,9 +18,9 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.evaluation.findings import findings
 from reconx_ros.evaluation.layout import FORMAT, TRUTH, Setting, ViewScore
 from reconx_ros.evaluation.live_record import LiveRecord, live_record
+from reconx_ros.evaluation.report.page import write_evaluation_page
+from reconx_ros.evaluation.report.pictures import chosen_views
 from reconx_ros.io.images import decode_image
-from reconx_ros.viz.evaluation_page import write_evaluation_page
-from reconx_ros.viz.evaluation_pictures import chosen_views
 from reconx_ros.viz.plots import Series, lines, scatter, stepped, ticks
 
 LIVE = LiveRecord(

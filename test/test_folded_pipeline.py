@@ -12,15 +12,15 @@ from stage2_scenes import SIZE, room_views
 from video_models import randomize
 
 from reconx_ros.core import InvalidInputError, Job
+from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.diffusion.model_folders import FOLDED, generator_for
-from reconx_ros.diffusion.trajectory import plan_trajectory
 
 pytest.importorskip("diffusers")
 
-from reconx_ros.diffusion.backends.reconx.folded import FoldedPipeline
-from reconx_ros.diffusion.backends.reconx.generator import ReconXGenerator, _held_to
-from reconx_ros.diffusion.render_guidance import LatentGuide, standard_noise
+from reconx_ros.diffusion.backends.reconx import ReconXGenerator, _held_to
+from reconx_ros.diffusion.clips.render_guidance import LatentGuide, standard_noise
+from reconx_ros.diffusion.network.folded import FoldedPipeline
 from reconx_ros.diffusion.training.backends.folder import fresh, save_small
 from reconx_ros.diffusion.training.config import NetworkSettings
 
@@ -58,7 +58,7 @@ def test_frames_between_keyframes_and_every_condition_matters(folder: Path) -> N
 
 
 def test_what_the_network_is_told_is_what_it_was_trained_on(folder: Path) -> None:
-    from reconx_ros.diffusion.backends.reconx.settings import GenerationSettings
+    from reconx_ros.diffusion.network.settings import GenerationSettings
 
     pipeline = FoldedPipeline.from_folder(folder, CPU, torch.float32)
     pictures = torch.stack([v.rgb for v in room_views(FRAMES).views])

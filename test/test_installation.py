@@ -52,7 +52,7 @@ def test_executables_are_where_ros2_run_looks(prefix: Path, tmp_path: Path) -> N
 
 
 def test_the_fast_dds_profile_is_found_without_the_source(prefix: Path, tmp_path: Path) -> None:
-    code = "from reconx_ros.ros.environment import fastdds_profile; print(fastdds_profile())"
+    code = "from reconx_ros.ros.graph.environment import fastdds_profile; print(fastdds_profile())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).read_bytes() == (ROOT / "config" / "fastdds.xml").read_bytes()

@@ -13,8 +13,8 @@ import torch
 from pointmap_scenes import pinhole
 
 from reconx_ros.core import SE3, AlignedViews, Frame, InvalidInputError, Keyframe, PointMap
-from reconx_ros.pointmap.backends.metric_depth import MetricDepthNetwork, Preprocessing, metric_from_canonical
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.network.metric_depth import MetricDepthNetwork, Preprocessing, metric_from_canonical
 from reconx_ros.pointmap.scale import scale_to_metric
 
 transformers = pytest.importorskip("transformers")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.pointmap.pair_graphs import pair_graph
+from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
 
 GRAPHS = ("complete", "swin", "swin-1", "swin-5-noncyclic", "logwin-2", "logwin-3-noncyclic", "oneref", "oneref-0")
 

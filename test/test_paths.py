@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconx_ros.core import SE3, AlignedViews, InvalidInputError, PinholeCamera, PointMap
-from reconx_ros.diffusion.trajectory import length_per_radian, plan_trajectory
+from reconx_ros.diffusion.clips.trajectory import length_per_radian, plan_trajectory
 from reconx_ros.geometry.paths import PosePath, order_poses, pose_distance, poses_between, share_out, smooth_path
 
 WEIGHT = 0.7

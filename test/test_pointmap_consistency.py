@@ -11,12 +11,12 @@ from pointmap_scenes import Scene, cast, look_at, pinhole, plane, room, room_sce
 
 from reconx_ros.core import SE3, InsufficientParallaxError, Job
 from reconx_ros.geometry.projection import backproject, project, transform_points
-from reconx_ros.pointmap.coarse import look
-from reconx_ros.pointmap.confidence import confidence, precision_trust, witness_trust
-from reconx_ros.pointmap.consistency import Agreement, DepthView, agreement, round_trip
-from reconx_ros.pointmap.kernels import TorchKernels
-from reconx_ros.pointmap.pairs import angle_score, nearby_sources, pair_score, select_sources
-from reconx_ros.pointmap.views import MatchView, normalised, prepare_views
+from reconx_ros.pointmap.stereo.coarse import look
+from reconx_ros.pointmap.stereo.confidence import confidence, precision_trust, witness_trust
+from reconx_ros.pointmap.stereo.consistency import Agreement, DepthView, agreement, round_trip
+from reconx_ros.pointmap.stereo.kernels import TorchKernels
+from reconx_ros.pointmap.stereo.pairs import angle_score, nearby_sources, pair_score, select_sources
+from reconx_ros.pointmap.stereo.views import MatchView, normalised, prepare_views
 
 CAMERA = pinhole(60, 44)
 POSES = [look_at((-1.8, -0.5 + 0.2 * i, 1.1), (1.0, 0.0, 0.8)) for i in range(4)]

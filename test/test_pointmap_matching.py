@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconx_ros.pointmap.filters import connected_components, median_filter, without_speckles
-from reconx_ros.pointmap.matching import ReferenceWindows, window_sum, zncc_cost
-from reconx_ros.pointmap.sgm import Smoothness, choose, jump_penalty, parabola_offset, smooth_costs
-from reconx_ros.pointmap.sweep import UNSEEN_COST, BestCosts, inverse_depth_planes
+from reconx_ros.pointmap.stereo.filters import connected_components, median_filter, without_speckles
+from reconx_ros.pointmap.stereo.sgm import Smoothness, choose, jump_penalty, parabola_offset, smooth_costs
+from reconx_ros.pointmap.stereo.sweep import UNSEEN_COST, BestCosts, inverse_depth_planes
+from reconx_ros.pointmap.stereo.zncc import ReferenceWindows, window_sum, zncc_cost
 
 NOISE_VARIANCE = (1.5 / 255) ** 2
 

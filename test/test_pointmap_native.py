@@ -16,15 +16,15 @@ from pointmap_scenes import pinhole, room_scene
 from reconx_ros.core import SE3, BackendUnavailableError, ConfigError, InvalidInputError, Job
 from reconx_ros.native import build_native, library
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
-from reconx_ros.pointmap.backends.native_checks import native_components
-from reconx_ros.pointmap.backends.native_stereo import NativeKernels
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.consistency import DepthView
-from reconx_ros.pointmap.filters import connected_components, median_filter
-from reconx_ros.pointmap.kernels import StereoKernels, TorchKernels, select_kernels
-from reconx_ros.pointmap.sgm import Choice, Smoothness, choose, smooth_costs
-from reconx_ros.pointmap.sweep import UNSEEN_COST, inverse_depth_planes, sweep
-from reconx_ros.pointmap.views import MatchView, normalised, prepare_views
+from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.filters import connected_components, median_filter
+from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels, select_kernels
+from reconx_ros.pointmap.stereo.native import NativeKernels
+from reconx_ros.pointmap.stereo.native_checks import native_components
+from reconx_ros.pointmap.stereo.sgm import Choice, Smoothness, choose, smooth_costs
+from reconx_ros.pointmap.stereo.sweep import UNSEEN_COST, inverse_depth_planes, sweep
+from reconx_ros.pointmap.stereo.views import MatchView, normalised, prepare_views
 
 CPU = torch.device("cpu")
 SMOOTH = Smoothness(p1=0.05, p2=1.0, p2_min=0.1, edge=0.06)
@@ -251,7 +251,7 @@ def test_hypotheses_that_are_not_numbers_see_nothing(monkeypatch: pytest.MonkeyP
 
 def test_progress_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     native, views, seen = kernels(monkeypatch, ISAS[0]), random_views(24, 20, 2), []
-    monkeypatch.setattr("reconx_ros.pointmap.backends.native_stereo._CHUNK_MATCHES", 1)
+    monkeypatch.setattr("reconx_ros.pointmap.stereo.native._CHUNK_MATCHES", 1)
     whole = native.sweep(views[0], views[1:], planes(40), 5, on_chunk=seen.append)
     assert seen == [16 / 40, 32 / 40, 1.0]
     monkeypatch.undo()

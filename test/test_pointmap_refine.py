@@ -13,7 +13,7 @@ from pointmap_scenes import Scene, look_at, pinhole, render, room
 from reconx_ros.core import SE3, InvalidInputError, Job, Keyframe
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.refine import _frame_points, _rigid_fit, refine_poses
+from reconx_ros.pointmap.sfm.refine import _frame_points, _rigid_fit, refine_poses
 
 CONFIG = PointmapConfig()
 

@@ -32,8 +32,8 @@ from reconx_ros.core import (
 from reconx_ros.learning.log import LOG_FILE
 from reconx_ros.learning.stream import Reuse
 from reconx_ros.learning.weights import AveragedWeights, parameter_groups
-from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
-from reconx_ros.pointmap.backends.dust3r.weights import load_network
+from reconx_ros.pointmap.network.model import PointmapNetwork
+from reconx_ros.pointmap.network.weights import load_network
 from reconx_ros.pointmap.training import evaluate
 from reconx_ros.pointmap.training.config import NetworkSettings, TrainingConfig
 from reconx_ros.pointmap.training.data import (

@@ -23,17 +23,17 @@ from reconx_ros.core import (
     ReconstructionError,
     ViewSequence,
 )
+from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.trajectory import plan_trajectory
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.selection import choose_generator
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from reconx_ros.diffusion.backends.reconx.conditions import known_latents
-from reconx_ros.diffusion.backends.reconx.generator import ReconXClips, ReconXGenerator, _held_to
-from reconx_ros.diffusion.render_guidance import LatentGuide, standard_noise
+from reconx_ros.diffusion.backends.reconx import ReconXClips, ReconXGenerator, _held_to
+from reconx_ros.diffusion.clips.render_guidance import LatentGuide, standard_noise
+from reconx_ros.diffusion.network.conditions import known_latents
 
 FULL = replace(TINY, structure_dim=32, camera_channels=8)
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from reconx_ros.core import (
     ReconstructionError,
     Trajectory,
 )
-from reconx_ros.diffusion.cost import Cost, plan_memory
+from reconx_ros.diffusion.network.cost import Cost, plan_memory
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -114,7 +114,7 @@ def test_other_lengths_than_trained_and_identical_pictures_are_said(pipeline: An
 
 
 def test_save_load_and_bfloat16(pipeline: Any, tmp_path: Path) -> None:
-    from reconx_ros.diffusion.backends.reconx.pipeline import ReconXPipeline
+    from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
     pipeline.save_pretrained(tmp_path)
     base = run(pipeline, picture(0), picture(1), points=points())

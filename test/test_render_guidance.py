@@ -7,8 +7,8 @@ import torch
 from stage2_scenes import CAMERA, room_pose, room_views
 
 from reconx_ros.core import InvalidInputError, Trajectory
-from reconx_ros.diffusion.pictures import fill_holes, render_path, surfaces_of
-from reconx_ros.diffusion.render_guidance import (
+from reconx_ros.diffusion.clips.pictures import fill_holes, render_path, surfaces_of
+from reconx_ros.diffusion.clips.render_guidance import (
     LatentGuide,
     cell_mask,
     render_target,

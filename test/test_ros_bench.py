@@ -11,9 +11,9 @@ pytest.importorskip("rclpy")
 pytest.importorskip("reconx_ros.msg")
 
 from reconx_ros.cli.main import main
-from reconx_ros.ros.bench import Watched, load_rows
-from reconx_ros.ros.cloud_bench import cloud_rows
-from reconx_ros.ros.load import Sent, slope_per_minute
+from reconx_ros.ros.tools.bench import Watched, load_rows
+from reconx_ros.ros.tools.cloud_bench import cloud_rows
+from reconx_ros.ros.tools.load import Sent, slope_per_minute
 
 
 def test_clouds_of_all_ways_are_the_same_and_are_timed(ros_domain: int) -> None:

@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera, PointCloud
 from reconx_ros.io.images import encode_depth_png, encode_jpeg, encode_png
+from reconx_ros.jobs.encoding import announced_size
 from reconx_ros.ros.conversions import (
     camera_info_msg,
     cloud_msg,
@@ -39,7 +40,6 @@ from reconx_ros.ros.conversions import (
     time_msg,
 )
 from reconx_ros.ros.conversions.markers import frustum_corners
-from reconx_ros.ros.encoded import announced_size
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 255, (5, 7, 3), np.uint8)

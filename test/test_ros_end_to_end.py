@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 
 from reconx_ros.core import SE3
 from reconx_ros.ros.conversions import camera_info_msg, cloud_of, header_msg, image_view, pose_msg
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.qos import latched_qos
 from reconx_ros.sim.raycast import RgbdImage, RoomRenderer
 from reconx_ros.sim.room import make_room
 

@@ -19,11 +19,11 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from reconx_ros.geometry.tf_tree import TransformBuffer
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.ros.camera_input import CameraInput
 from reconx_ros.ros.conversions import header_msg, image_msg
-from reconx_ros.ros.ingest import Ingest, Now
-from reconx_ros.ros.mailbox import DropCounter
-from reconx_ros.ros.qos import latched_qos, reliable_qos
+from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
+from reconx_ros.ros.robot.camera_input import CameraInput
+from reconx_ros.ros.robot.ingest import Ingest, Now
+from reconx_ros.ros.robot.mailbox import DropCounter
 
 BATCH = 20
 EVERY_NS = 10_000_000

@@ -15,18 +15,18 @@ from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, PointC
 from reconx_ros.core.settings import updated
 from reconx_ros.geometry.tf_tree import TransformBuffer
 from reconx_ros.io.images import encode_jpeg
+from reconx_ros.jobs.data import EncodedKeyframe, EncodedView, ErrorCode, JobOutcome, JobRequest
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.ros.action_messages import (
+from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
+from reconx_ros.ros.conversions.action_messages import (
     goal_of_request,
     outcome_of_result,
     request_of_goal,
     result_of_outcome,
 )
-from reconx_ros.ros.camera_input import CameraInput
-from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
-from reconx_ros.ros.ingest import Ingest, Now, shrunk
-from reconx_ros.ros.job_data import EncodedKeyframe, EncodedView, ErrorCode, JobOutcome, JobRequest
-from reconx_ros.ros.mailbox import DropCounter
+from reconx_ros.ros.robot.camera_input import CameraInput
+from reconx_ros.ros.robot.ingest import Ingest, Now, shrunk
+from reconx_ros.ros.robot.mailbox import DropCounter
 
 S = 1_000_000_000
 CAMERA = PinholeCamera(width=16, height=12, fx=14, fy=14, cx=7.5, cy=5.5)
@@ -361,7 +361,7 @@ def test_a_frame_that_fails_unexpectedly_does_not_come_back(monkeypatch: pytest.
     def broken(msg: object) -> None:
         raise RuntimeError("what now")
 
-    monkeypatch.setattr("reconx_ros.ros.ingest.rgb_of_image", broken)
+    monkeypatch.setattr("reconx_ros.ros.robot.ingest.rgb_of_image", broken)
     bench.image(2 * S)
     assert bench.frames() == [] and bench.drops.snapshot() == {"error": 1} and not bench.ingest.waiting
     assert bench.problems["error"] == "a frame failed unexpectedly: RuntimeError: what now"

@@ -21,9 +21,9 @@ from tf2_msgs.msg import TFMessage
 
 from reconx_ros.core import SE3
 from reconx_ros.ros.conversions import byte_array, camera_info_msg, cloud_of, header_msg, image_msg
-from reconx_ros.ros.diagnostics import TroubleLog
-from reconx_ros.ros.endpoints import Publisher, remembered
-from reconx_ros.ros.qos import reliable_qos
+from reconx_ros.ros.graph.diagnostics import TroubleLog
+from reconx_ros.ros.graph.endpoints import Publisher, remembered
+from reconx_ros.ros.graph.qos import reliable_qos
 
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 

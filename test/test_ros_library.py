@@ -31,16 +31,16 @@ from reconx_ros.core import (
     ReconstructionError,
     StorageError,
 )
+from reconx_ros.jobs import map_files
+from reconx_ros.jobs.data import EncodedKeyframe, EncodedView, ErrorCode, JobRequest
+from reconx_ros.jobs.folders import KeptResults, job_folder, output_folder
+from reconx_ros.jobs.job_queue import JobQueue, Turn
+from reconx_ros.jobs.reconstruct import job_config, overall_fraction
+from reconx_ros.jobs.worker import failure_of
+from reconx_ros.jobs.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError, exit_words
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.ros import map_files
-from reconx_ros.ros.folders import KeptResults, job_folder, output_folder
-from reconx_ros.ros.job_data import EncodedKeyframe, EncodedView, ErrorCode, JobRequest
-from reconx_ros.ros.job_queue import JobQueue, Turn
-from reconx_ros.ros.mailbox import DropCounter, Durations, InputCounters, Mailbox, RateMeter
-from reconx_ros.ros.mapping_thread import MappingThread
-from reconx_ros.ros.reconstruct_job import job_config, overall_fraction
-from reconx_ros.ros.worker import failure_of
-from reconx_ros.ros.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError, exit_words
+from reconx_ros.ros.robot.mailbox import DropCounter, Durations, InputCounters, Mailbox, RateMeter
+from reconx_ros.ros.robot.mapping_thread import MappingThread
 
 TIMEOUT_S = 60.0
 CAMERA = PinholeCamera(width=32, height=24, fx=30, fy=30, cx=15.5, cy=11.5)
@@ -303,7 +303,7 @@ def test_a_target_that_is_not_there_is_named(worker: WorkerProcess, tmp_path: Pa
 
 def test_nodes_import_no_torch() -> None:
     code = (
-        "import sys, reconx_ros.ros.reconx_node, reconx_ros.ros.reconstruction_server;"
+        "import sys, reconx_ros.ros.robot.node, reconx_ros.ros.server.node;"
         "sys.exit(any(m.split('.')[0] in ('torch', 'scipy', 'diffusers', 'transformers') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -311,7 +311,7 @@ def test_nodes_import_no_torch() -> None:
 
 def test_worker_modules_import_no_ros() -> None:
     code = (
-        "import sys, reconx_ros.ros.worker, reconx_ros.ros.worker_process, reconx_ros.ros.map_files;"
+        "import sys, reconx_ros.jobs.worker, reconx_ros.jobs.worker_process, reconx_ros.jobs.map_files;"
         "sys.exit(any(m.split('.')[0] in ('rclpy', 'sensor_msgs', 'std_msgs') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

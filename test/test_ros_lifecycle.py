@@ -31,10 +31,10 @@ from reconx_ros.core import (
     ReconxError,
 )
 from reconx_ros.core.settings import updated
+from reconx_ros.jobs import map_files
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.preparation import prepare
-from reconx_ros.ros import map_files
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.qos import latched_qos
 
 SERVER, NODE = "reconstruction_server", "reconx_node"
 POOL = 8  # threads that the executor makes when it first needs them
@@ -115,8 +115,8 @@ def resident_mib(process: NodeProcess) -> float:
 
 DEAF_MAIN_THREAD = """
 import signal, threading
-from reconx_ros.ros.lifecycle import spin
-from reconx_ros.ros.reconstruction_server import ReconstructionServer
+from reconx_ros.ros.graph.lifecycle import spin
+from reconx_ros.ros.server.node import ReconstructionServer
 
 class Signalled(ReconstructionServer):
     def __init__(self):

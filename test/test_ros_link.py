@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconx_ros.core import InvalidInputError, PointCloud
-from reconx_ros.ros.backoff import MAX_BACKOFF_S, Backoff
-from reconx_ros.ros.cloud_codec import MAGIC, packed_cloud, unpacked_cloud
-from reconx_ros.ros.job_queue import JobQueue, Ticket, Turn
-from reconx_ros.ros.link import ASK_AGAIN_S, ODD_SILENCE_S, Advice, JobLink
+from reconx_ros.jobs.backoff import MAX_BACKOFF_S, Backoff
+from reconx_ros.jobs.cloud_codec import MAGIC, packed_cloud, unpacked_cloud
+from reconx_ros.jobs.job_queue import JobQueue, Ticket, Turn
+from reconx_ros.jobs.link import ASK_AGAIN_S, ODD_SILENCE_S, Advice, JobLink
 
 # The link of a running job --------------------------------------------------------------------------------------
 

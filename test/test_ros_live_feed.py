@@ -32,9 +32,9 @@ from reconx_ros.core import (
 )
 from reconx_ros.ros.conversions import camera_info_msg, cloud_msg, frustum_markers, header_msg, image_msg, path_msg
 from reconx_ros.ros.conversions.markers import camera_of_marker
-from reconx_ros.ros.live_feed import LiveFeed
-from reconx_ros.ros.outputs import NOVEL_VIEW_FRAME, keyframe_msg
-from reconx_ros.ros.qos import latched_qos, reliable_qos
+from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
+from reconx_ros.ros.robot.outputs import NOVEL_VIEW_FRAME, keyframe_msg
+from reconx_ros.ros.tools.live_feed import LiveFeed
 from reconx_ros.viz.viewer.data import ViewerData
 
 CAMERA = PinholeCamera(width=64, height=48, fx=50, fy=55, cx=30, cy=25)

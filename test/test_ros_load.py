@@ -11,8 +11,8 @@ pytest.importorskip("rclpy")
 pytest.importorskip("reconx_ros.msg")
 pytest.importorskip("embreex")
 
-from reconx_ros.ros.bench import run_load
-from reconx_ros.ros.load import simulated_scene
+from reconx_ros.ros.tools.bench import run_load
+from reconx_ros.ros.tools.load import simulated_scene
 
 SECONDS = 20.0
 

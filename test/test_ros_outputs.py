@@ -25,14 +25,14 @@ from sensor_msgs.msg import PointCloud2
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera, PointCloud
 from reconx_ros.geometry.voxel import thin_cloud, thin_to
 from reconx_ros.io.images import encode_jpeg
+from reconx_ros.jobs.data import EncodedView
+from reconx_ros.jobs.encoding import encode_mask_png
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.mapper import CoverageReport
-from reconx_ros.ros import outputs as outputs_module
 from reconx_ros.ros.conversions import cloud_msg, cloud_of, header_msg
-from reconx_ros.ros.encoded import encode_mask_png
-from reconx_ros.ros.job_data import EncodedView
-from reconx_ros.ros.outputs import Outputs
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.qos import latched_qos
+from reconx_ros.ros.robot import outputs as outputs_module
+from reconx_ros.ros.robot.outputs import Outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 INFRASTRUCTURE = ("/rosout", "/parameter_events", "/clock")

@@ -39,7 +39,7 @@ from reconx_ros.ros.conversions import (
     rgb_of_compressed,
     stamp_ns_of,
 )
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.qos import latched_qos
 
 # The whole way --------------------------------------------------------------------------------------------------
 

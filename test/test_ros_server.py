@@ -23,9 +23,9 @@ from reconx_ros.srv import RenderView
 from ros_graph import Graph, graph
 
 from reconx_ros.core import SE3, Frame, Keyframe, PinholeCamera
-from reconx_ros.ros.action_messages import goal_of_request, outcome_of_result
+from reconx_ros.jobs.data import EncodedKeyframe, ErrorCode, JobRequest
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_view, pose_msg
-from reconx_ros.ros.job_data import EncodedKeyframe, ErrorCode, JobRequest
+from reconx_ros.ros.conversions.action_messages import goal_of_request, outcome_of_result
 
 CAMERA = PinholeCamera(width=32, height=24, fx=30, fy=30, cx=15.5, cy=11.5)
 ACTION = "reconstruction_server/reconstruct"

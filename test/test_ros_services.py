@@ -27,11 +27,11 @@ from std_srvs.srv import SetBool, Trigger
 
 from reconx_ros.core import SE3, Frame, Keyframe, PinholeCamera
 from reconx_ros.core.settings import walk
+from reconx_ros.jobs.data import EncodedKeyframe, JobRequest
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.ros.action_messages import goal_of_request
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_view, pose_msg
-from reconx_ros.ros.job_data import EncodedKeyframe, JobRequest
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.conversions.action_messages import goal_of_request
+from reconx_ros.ros.graph.qos import latched_qos
 
 CAMERA = PinholeCamera(width=32, height=24, fx=30, fy=30, cx=15.5, cy=11.5)
 STORM = 200

@@ -89,12 +89,12 @@ def ears(ros_domain: int) -> Iterator[Ears]:
 @pytest.fixture
 def start(ros_domain: int, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts robots in the test's domain, and ends those that still run."""
-    from reconx_ros.ros.environment import prepare
+    from reconx_ros.ros.graph.environment import prepare
 
     started: list[subprocess.Popen[str]] = []
 
     def start(**parameters: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "reconx_ros.ros.sim_robot", "--ros-args"]
+        command = [sys.executable, "-m", "reconx_ros.ros.tools.sim_robot", "--ros-args"]
         for name, value in {**SMALL, **parameters}.items():
             command += ["-p", f"{name}:={json.dumps(value)}"]
         environment = prepare(dict(os.environ), domain_id=ros_domain)

@@ -30,16 +30,16 @@ from std_srvs.srv import Trigger
 
 from reconx_ros.core import SE3, PointCloud
 from reconx_ros.core.files import restore_folder
-from reconx_ros.ros import map_files
+from reconx_ros.jobs import map_files
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, pose_msg
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.qos import latched_qos
 
 SMALL, LARGE = 200, 1_000_000
 SAVER = """
 import json, os, sys
 from pathlib import Path
 import test_ros_storage as storage
-from reconx_ros.ros import map_files
+from reconx_ros.jobs import map_files
 
 def killed_after(events, work):
     child = os.fork()

@@ -7,8 +7,8 @@ import torch
 from video_models import randomize
 
 from reconx_ros.core import ConfigError, InvalidInputError
-from reconx_ros.diffusion.cost import measure
-from reconx_ros.diffusion.structure_encoder import (
+from reconx_ros.diffusion.network.cost import measure
+from reconx_ros.diffusion.network.structure_encoder import (
     PointAttention,
     PointEmbedding,
     StructureConfig,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from reconx_ros.core import ConfigError
-from reconx_ros.diffusion.cost import unet_cost
+from reconx_ros.diffusion.network.cost import unet_cost
+from reconx_ros.diffusion.network.unet import UNetConfig
 from reconx_ros.diffusion.training.cost import TrainingCost, unet_training_cost
-from reconx_ros.diffusion.unet import UNetConfig
 
 TINY = UNetConfig(
     model_channels=32, head_dim=16, context_dim=64, channel_mult=(1, 2), attention_levels=(0, 1), num_res_blocks=1

@@ -28,11 +28,11 @@ from reconx_ros.core import (
     ViewSequence,
 )
 from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator, registry
-from reconx_ros.diffusion.clip_generation import DoesNotFitError, memory_errors, scene_points
+from reconx_ros.diffusion.clips.judge import colour_agreement, confidence_by_renders
+from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_of
+from reconx_ros.diffusion.clips.run import DoesNotFitError, memory_errors, scene_points
+from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.frame_confidence import colour_agreement, confidence_by_renders
-from reconx_ros.diffusion.pictures import picture_through, render_path, shared_camera, surfaces_of
-from reconx_ros.diffusion.trajectory import plan_trajectory
 from reconx_ros.geometry.resize import resize_area
 
 CPU = torch.device("cpu")

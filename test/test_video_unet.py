@@ -11,9 +11,9 @@ import torch
 from video_models import TINY, arrays, key_list, parity_module, randomize, relative_l2, tiny_unet, unet_inputs
 
 from reconx_ros.core import ConfigError, InvalidInputError
-from reconx_ros.diffusion.backends.reconx.checkpoint_keys import UNET, unet_sources
-from reconx_ros.diffusion.cost import unet_cost
-from reconx_ros.diffusion.unet import UNetConfig, VideoUNet
+from reconx_ros.diffusion.network.checkpoint_keys import UNET, unet_sources
+from reconx_ros.diffusion.network.cost import unet_cost
+from reconx_ros.diffusion.network.unet import UNetConfig, VideoUNet
 
 PARITY = UNetConfig(model_channels=32, head_dim=16, context_dim=64)
 BRANCHES: dict[str, dict[str, Any]] = {

@@ -13,8 +13,8 @@ import pytest
 from viewer_results import PIXELS, write_result
 
 from reconx_ros.core import StorageError
-from reconx_ros.viz.rerun_export import write_rerun
 from reconx_ros.viz.viewer.data import load_result
+from reconx_ros.viz.viewer.rerun_export import write_rerun
 
 
 class _Part:

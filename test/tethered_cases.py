@@ -17,8 +17,8 @@ from ros_graph import FakeCamera, NodeProcess, graph
 from ros_hosts import Network, network
 from test_ros_reconx_node import Robot
 
-from reconx_ros.ros.environment import profile_variable
-from reconx_ros.ros.qos import latched_qos
+from reconx_ros.ros.graph.environment import profile_variable
+from reconx_ros.ros.graph.qos import latched_qos
 
 PROFILE = Path(__file__).resolve().parent.parent / "config" / "fastdds_tethered.xml"
 TARGET = "ros_stub_jobs:until_told"

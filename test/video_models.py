@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.diffusion.unet import UNetConfig, VideoUNet
+from reconx_ros.diffusion.network.unet import UNetConfig, VideoUNet
 
 TINY = UNetConfig(
     model_channels=32,
@@ -59,8 +59,8 @@ def tiny_pipeline(unet: UNetConfig = TINY, structure_tokens: int = 8) -> Any:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-    from reconx_ros.diffusion.backends.reconx import models
-    from reconx_ros.diffusion.backends.reconx.pipeline import ReconXPipeline
+    from reconx_ros.diffusion.network import models
+    from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
     clip = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     fields = {name: getattr(unet, name) for name in unet.__dataclass_fields__}

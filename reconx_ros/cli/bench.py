@@ -85,10 +85,10 @@ def _print_comparison(new: dict[str, Any], old: dict[str, Any]) -> None:
 
 def _measured(what: str, seconds: float) -> list[dict[str, Any]]:
     if what == "ros":
-        from reconx_ros.ros.environment import require_ros
+        from reconx_ros.ros.graph.environment import require_ros
 
         require_ros()
-        from reconx_ros.ros.bench import run_bench as bench_ros
+        from reconx_ros.ros.tools.bench import run_bench as bench_ros
 
         return bench_ros(seconds)
     if what == "geometry":

@@ -10,7 +10,7 @@ from reconx_ros.cli.common import EXIT_OK, Progress, add_common_arguments, print
 from reconx_ros.core import Job
 
 if TYPE_CHECKING:
-    from reconx_ros.diffusion.backends.reconx.convert import Additions, Conversion
+    from reconx_ros.diffusion.conversion.convert import Additions, Conversion
 
 _CAMERA_CHANNELS = 128
 _EPIPOLAR_LEVELS = (1, 2)  # the finest level has too many cells for masks between all of them
@@ -47,8 +47,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, print what was used and what was not."""
-    from reconx_ros.diffusion.backends.reconx.architecture import read_settings
-    from reconx_ros.diffusion.backends.reconx.convert import convert_dynamicrafter
+    from reconx_ros.diffusion.conversion.convert import convert_dynamicrafter
+    from reconx_ros.diffusion.network.architecture import read_settings
 
     progress = Progress(quiet=arguments.quiet)
     try:
@@ -76,8 +76,8 @@ def _dtype(name: str) -> Any:
 
 
 def _additions(arguments: argparse.Namespace) -> Additions:
-    from reconx_ros.diffusion.backends.reconx.convert import Additions
-    from reconx_ros.diffusion.structure_encoder import StructureConfig
+    from reconx_ros.diffusion.conversion.convert import Additions
+    from reconx_ros.diffusion.network.structure_encoder import StructureConfig
 
     return Additions(
         structure=None if arguments.without_structure else StructureConfig(),

@@ -31,7 +31,7 @@ from reconx_ros.cli.ros_run import (
 from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
-    from reconx_ros.ros.recorder import Recording
+    from reconx_ros.ros.tools.recorder import Recording
 
 _DRIVE_TIMEOUT_S = 300.0
 
@@ -71,12 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def drive(config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], Recording]:
     """Run the robot and the nodes until the map is finished; save and score what was recorded."""
-    from reconx_ros.ros.environment import require_ros
+    from reconx_ros.ros.graph.environment import require_ros
 
     require_ros()
-    from reconx_ros.ros.mission import finish_map, wait_idle
-    from reconx_ros.ros.recorder import Recorder, job_reports
-    from reconx_ros.ros.session import RosSession
+    from reconx_ros.ros.tools.mission import finish_map, wait_idle
+    from reconx_ros.ros.tools.recorder import Recorder, job_reports
+    from reconx_ros.ros.tools.session import RosSession
 
     server_folder = empty_server_folder(config, out)
     progress = Progress(quiet=arguments.quiet)
@@ -84,12 +84,10 @@ def drive(config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> tup
         recorder = Recorder(session.context, source_done="sim_robot/done")
         session.add_node(recorder)
         nodes = node_parameters(config, use_sim_time=True)
-        session.start("reconx_ros.ros.reconstruction_server", nodes)
-        session.start(
-            "reconx_ros.ros.reconx_node", nodes, {"image": "camera/image_raw", "camera_info": "camera/camera_info"}
-        )
+        session.start("reconstruction_server", nodes)
+        session.start("reconx_node", nodes, {"image": "camera/image_raw", "camera_info": "camera/camera_info"})
         robot = {"seed": arguments.seed, "duration_s": arguments.duration, "truth_dir": str(out / "truth")}
-        session.start("reconx_ros.ros.sim_robot", robot)
+        session.start("sim_robot", robot)
 
         def show_drive() -> None:
             status = recorder.recording.status

@@ -154,7 +154,7 @@ def _pictures(arguments: argparse.Namespace, config: ReconxConfig) -> int:
 
 
 def _write_page(out: Path) -> None:
-    from reconx_ros.viz.evaluation_page import write_evaluation_page
+    from reconx_ros.evaluation.report.page import write_evaluation_page
 
     print(f"\nreport: {write_evaluation_page(out)}")
 

@@ -105,10 +105,10 @@ class _BagRun:
 
     def evaluated(self, command: str, started: float) -> Metrics:
         """Everything."""
-        from reconx_ros.ros.environment import require_ros
+        from reconx_ros.ros.graph.environment import require_ros
 
         require_ros()
-        from reconx_ros.ros.bag_evaluation import TimingRecorder
+        from reconx_ros.ros.tools.bag_evaluation import TimingRecorder
 
         replay = Replay(
             rate=self.arguments.rate, use_depth=self.arguments.use_depth, quiet=self.arguments.quiet,
@@ -148,7 +148,7 @@ class _BagRun:
         self.coverage_s = [*recorder.coverage_s, (time.monotonic(), recorder.coverage_s[-1][1])]
         from reconx_ros.evaluation.bag_task import bag_task
         from reconx_ros.evaluation.heldout import posed
-        from reconx_ros.ros.bag_evaluation import ViewClient
+        from reconx_ros.ros.tools.bag_evaluation import ViewClient
 
         keyframes = {i: k.stamp_ns for i, k in recorder.recording.keyframes.items()}
         self.task, self.unposed = bag_task(
@@ -167,11 +167,11 @@ class _BagRun:
         from reconx_ros.evaluation.bag_task import drawn_part, score_drawn
         from reconx_ros.evaluation.layout import EvaluationFolder, Metrics, Run, Setting, as_json
         from reconx_ros.evaluation.protocol import test_views
+        from reconx_ros.evaluation.report.page import write_evaluation_page
         from reconx_ros.evaluation.suite import write_metrics
         from reconx_ros.evaluation.summary import summarise as summary_rows
         from reconx_ros.evaluation.visibility import observed_masks
         from reconx_ros.pipeline.report import versions
-        from reconx_ros.viz.evaluation_page import write_evaluation_page
 
         assert self.task is not None
         task, drawn, refused = drawn_part(self.task, self.drawn)

@@ -16,9 +16,10 @@ from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
     from reconx_ros.io.bag_frames import BagFrames, BagTopics
-    from reconx_ros.io.bags import BagMessage, BagReader
-    from reconx_ros.ros.recorder import Recorder, Recording
-    from reconx_ros.ros.session import RosSession
+    from reconx_ros.io.bag_messages import BagMessage
+    from reconx_ros.io.bags import BagReader
+    from reconx_ros.ros.tools.recorder import Recorder, Recording
+    from reconx_ros.ros.tools.session import RosSession
 
 _DISCOVERY_TIMEOUT_S = 120.0
 
@@ -75,13 +76,13 @@ def play_through_nodes(
         InvalidInputError: when the bag has no transforms.
         ReconstructionError: when a node dies, a job fails or a wait is over.
     """
-    from reconx_ros.ros.environment import require_ros
+    from reconx_ros.ros.graph.environment import require_ros
 
     require_ros()
-    from reconx_ros.ros.bag_player import BagPlayer
-    from reconx_ros.ros.mission import finish_map, wait_for_server, wait_idle
-    from reconx_ros.ros.recorder import Recorder, job_reports
-    from reconx_ros.ros.session import RosSession
+    from reconx_ros.ros.tools.bag_player import BagPlayer
+    from reconx_ros.ros.tools.mission import finish_map, wait_for_server, wait_idle
+    from reconx_ros.ros.tools.recorder import Recorder, job_reports
+    from reconx_ros.ros.tools.session import RosSession
 
     topics = played_topics(reader, frames.topics, use_depth=replay.use_depth)
     server_folder = empty_server_folder(config, out)
@@ -92,8 +93,8 @@ def play_through_nodes(
         session.add_node(recorder)
         session.add_node(player)
         parameters = node_parameters(config, use_sim_time=True)
-        session.start("reconx_ros.ros.reconstruction_server", parameters)
-        session.start("reconx_ros.ros.reconx_node", parameters, remaps(reader, frames.topics))
+        session.start("reconstruction_server", parameters)
+        session.start("reconx_node", parameters, remaps(reader, frames.topics))
         heard = [frames.topics.image, frames.topics.camera_info]
         session.wait(
             lambda: player.heard(heard), f"reconx_node to subscribe to {heard[0]}", timeout_s=_DISCOVERY_TIMEOUT_S

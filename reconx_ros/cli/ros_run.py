@@ -17,7 +17,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
     from reconx_ros.cli.common import Progress
-    from reconx_ros.ros.recorder import NovelView, Recorder, Recording
+    from reconx_ros.ros.tools.recorder import NovelView, Recorder, Recording
 
 _SAME_RESULT_NS = 1_000_000  # novel views of one result carry stamps within nanoseconds of each other
 
@@ -44,7 +44,7 @@ def watch_job(recorder: Recorder, progress: Progress) -> None:
 
 def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures every ROS run reports."""
-    from reconx_ros.ros.recorder import status_summary
+    from reconx_ros.ros.tools.recorder import status_summary
 
     last = reports[-1] if reports else {}
     views = [v for v in recording.novel_views.values() if v.complete]

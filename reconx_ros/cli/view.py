@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _write_rerun(arguments: argparse.Namespace) -> int:
-    from reconx_ros.viz.rerun_export import write_rerun
     from reconx_ros.viz.viewer.data import load_result
+    from reconx_ros.viz.viewer.rerun_export import write_rerun
 
     data = load_result(arguments.result)
     write_rerun(arguments.rerun, data)
@@ -86,13 +86,13 @@ def _serve_result(arguments: argparse.Namespace) -> int:
 
 
 def _serve_live(arguments: argparse.Namespace) -> int:
-    from reconx_ros.ros.environment import require_ros
+    from reconx_ros.ros.graph.environment import require_ros
     from reconx_ros.viz.viewer.app import Viewer
     from reconx_ros.viz.viewer.server import require_viser
 
     require_viser()
     require_ros()
-    from reconx_ros.ros.live_feed import LiveFeed
+    from reconx_ros.ros.tools.live_feed import LiveFeed
 
     with LiveFeed(arguments.node, server=arguments.server) as feed:
         viewer = Viewer(feed.data(), host=arguments.host, port=arguments.port, budget=arguments.max_points)

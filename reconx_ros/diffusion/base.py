@@ -122,7 +122,7 @@ _BUILTIN = {
     ),
     "reconx": BackendInfo(
         name="reconx",
-        target="reconx_ros.diffusion.backends.reconx.generator:ReconXGenerator",
+        target="reconx_ros.diffusion.backends.reconx:ReconXGenerator",
         summary="video model that sees the scene's points (ReconX), by weights from reconx convert or reconx train",
         modules=("diffusers", "transformers", "safetensors"),
         extra="models",

@@ -262,7 +262,7 @@ class _Session:
 
     def _overview(self, result: MethodResult, config: ReconxConfig, mapped: _Mapped, renderer: SceneRenderer) -> None:
         """overview.png of the run; nothing without a folder."""
-        from reconx_ros.viz.evaluation_overview import shown_views, write_run_overview
+        from reconx_ros.evaluation.overview import shown_views, write_run_overview
 
         if self.writer.folder is None:
             return

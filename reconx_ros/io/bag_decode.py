@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.io.bags import BagMessage
+from reconx_ros.io.bag_messages import BagMessage
 from reconx_ros.io.images import MILLIMETRE, decode_compressed_depth, decode_image
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "8UC3": 3, "mono8": 1, "8UC1": 1, "mono16": 1, "16UC1": 1}

@@ -18,7 +18,8 @@ import numpy as np
 from reconx_ros.core import SE3, Frame, InvalidInputError, ReconxError
 from reconx_ros.geometry.tf_tree import TransformBuffer, TransformError
 from reconx_ros.io.bag_decode import Decoder, decoded_depth, decoded_image, stamp_ns
-from reconx_ros.io.bags import BagMessage, BagReader, open_bag
+from reconx_ros.io.bag_messages import BagMessage
+from reconx_ros.io.bags import BagReader, open_bag
 from reconx_ros.io.rectify import Rectifier, make_rectifier
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

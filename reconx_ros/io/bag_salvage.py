@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from reconx_ros.core import StorageError
-from reconx_ros.io.bags import BagMessage, BagTopic
+from reconx_ros.io.bag_messages import BagMessage, BagTopic
 
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x03, 0x04, 0x05, 0x06

@@ -8,39 +8,14 @@ error.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from reconx_ros.core import InvalidInputError, ReconxError, StorageError
+from reconx_ros.io.bag_messages import BagMessage, BagTopic
 
 STORAGE_SUFFIXES = (".mcap", ".db3")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BagTopic:
-    """One topic of a bag: its name, message type such as "sensor_msgs/msg/Image", and how many messages it has."""
-
-    name: str
-    type: str
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BagMessage:
-    """One recorded message.
-
-    Attributes:
-        topic, type: as in BagTopic.
-        stamp_ns: when it was recorded, nanoseconds (not the header's stamp).
-        data: the message as CDR, as it came over the wire.
-    """
-
-    topic: str
-    type: str
-    stamp_ns: int
-    data: bytes
 
 
 class Storage(Protocol):

@@ -22,7 +22,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
-from reconx_ros.diffusion.trajectory import plan_trajectory
+from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import build_report

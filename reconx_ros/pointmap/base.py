@@ -58,14 +58,14 @@ _BUILTIN = {
     ),
     "dust3r": BackendInfo(
         name="dust3r",
-        target="reconx_ros.pointmap.backends.dust3r.backend:Dust3rBackend",
+        target="reconx_ros.pointmap.backends.dust3r:Dust3rBackend",
         summary="frames with or without poses, by DUSt3R or MASt3R weights that you download",
         needs=("weights",),
         licence_weights="CC-BY-NC-SA-4.0",
     ),
     "pointmap_net": BackendInfo(
         name="pointmap_net",
-        target="reconx_ros.pointmap.backends.dust3r.backend:PointmapNetBackend",
+        target="reconx_ros.pointmap.backends.dust3r:PointmapNetBackend",
         summary="the same by a network of your own from reconx train pointmap",
         modules=("safetensors",),
         extra="models",

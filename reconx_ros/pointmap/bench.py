@@ -13,13 +13,13 @@ import torch.nn.functional as nnf
 
 from reconx_ros.core import SE3, Frame, Job, Keyframe, PinholeCamera
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
-from reconx_ros.pointmap.backends.native_stereo import NativeKernels
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.consistency import DepthView
-from reconx_ros.pointmap.kernels import StereoKernels, TorchKernels
-from reconx_ros.pointmap.sgm import Smoothness, choose, smooth_costs
-from reconx_ros.pointmap.sweep import inverse_depth_planes, sweep
-from reconx_ros.pointmap.views import MatchView, normalised, prepare_views
+from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels
+from reconx_ros.pointmap.stereo.native import NativeKernels
+from reconx_ros.pointmap.stereo.sgm import Smoothness, choose, smooth_costs
+from reconx_ros.pointmap.stereo.sweep import inverse_depth_planes, sweep
+from reconx_ros.pointmap.stereo.views import MatchView, normalised, prepare_views
 
 # Width, height, sources, planes, window.
 SWEEP_CASES = ((320, 240, 2, 64, 5), (320, 240, 4, 96, 5), (320, 240, 4, 96, 9), (640, 480, 4, 96, 5))

@@ -10,7 +10,7 @@ import torch
 
 from reconx_ros.core import InvalidInputError, Keyframe
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.kernels import select_kernels
+from reconx_ros.pointmap.stereo.kernels import select_kernels
 
 _KEEP_THE_LIMIT = frozenset({"dust3r", "pointmap_net"})  # they estimate and split their own work
 GIGABYTE = 1e9

@@ -203,7 +203,7 @@ def scale_from_network(
         InvalidInputError: when no network is named, or it cannot be read.
         BackendUnavailableError: when transformers is not installed.
     """
-    from reconx_ros.pointmap.backends.metric_depth import MetricDepthNetwork
+    from reconx_ros.pointmap.network.metric_depth import MetricDepthNetwork
 
     if not config.metric_network:
         raise InvalidInputError("scale is network but metric_network is empty, expected the folder of a network")

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as nnf
 
 from reconx_ros.core import ConfigError, InvalidInputError, check_finite, check_shape
-from reconx_ros.splatting.backends.weight_files import read_weights
 from reconx_ros.splatting.config import SplattingConfig
+from reconx_ros.splatting.weight_files import read_weights
 
 MIN_SIDE_PX = 16  # four poolings halve the picture
 # Width and torchvision's indices of the convolutions of each block; a block ends where LPIPS taps the trunk (relu1_2,

@@ -15,12 +15,12 @@ import torch
 from reconx_ros.core import InvalidInputError, Job
 from reconx_ros.diffusion.backends.diffusers_flf2v_ltx import LtxAdapter
 from reconx_ros.diffusion.backends.diffusers_flf2v_wan import WanAdapter
-from reconx_ros.diffusion.clip_generation import ClipFrames, ClipRequest, is_out_of_memory
-from reconx_ros.diffusion.clips import ClipPlan
+from reconx_ros.diffusion.clips.plan import ClipPlan
+from reconx_ros.diffusion.clips.render_guidance import LatentGuide, RenderTarget, cell_mask, standard_noise
+from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest, is_out_of_memory
+from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.diffusion.model_folders import checked_source, load_error, place, precision_of
-from reconx_ros.diffusion.render_guidance import LatentGuide, RenderTarget, cell_mask, standard_noise
-from reconx_ros.diffusion.video_generator import VideoGenerator
 
 Adapter = WanAdapter | LtxAdapter
 

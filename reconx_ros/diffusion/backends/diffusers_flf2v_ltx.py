@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from reconx_ros.diffusion.clip_generation import ClipRequest
+from reconx_ros.diffusion.clips.run import ClipRequest
 from reconx_ros.diffusion.config import DiffusionConfig
 
 _FPS = 25

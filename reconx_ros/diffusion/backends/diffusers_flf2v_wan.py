@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.clip_generation import ClipRequest
+from reconx_ros.diffusion.clips.run import ClipRequest
 from reconx_ros.diffusion.config import DiffusionConfig
 
 _TEXT_TOKENS = 512

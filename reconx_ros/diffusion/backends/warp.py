@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from reconx_ros.core import AlignedViews, Job, Provenance, SequenceView, Trajectory, ViewSequence
+from reconx_ros.diffusion.clips.pictures import keyframe_view
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.pictures import keyframe_view
 from reconx_ros.geometry.view_blending import BlendSettings, blend_views
 from reconx_ros.geometry.visibility import make_surface
 

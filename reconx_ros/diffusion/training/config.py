@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from reconx_ros.core import ConfigError
 from reconx_ros.core.settings import Settings, setting
-from reconx_ros.diffusion.sampler import ScheduleConfig
-from reconx_ros.diffusion.structure_encoder import StructureConfig
+from reconx_ros.diffusion.network.sampler import ScheduleConfig
+from reconx_ros.diffusion.network.structure_encoder import StructureConfig
+from reconx_ros.diffusion.network.unet import UNetConfig
 from reconx_ros.diffusion.training.parts import PARTS
-from reconx_ros.diffusion.unet import UNetConfig
 
 STRUCTURE_SOURCES = ("own", "exchanged", "none")
 KNOWN = ("both", "first")

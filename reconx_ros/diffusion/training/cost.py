@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from reconx_ros.diffusion.attention import CrossAttention, EpipolarAttention, SelfAttention
-from reconx_ros.diffusion.cost import FusedAttention, LiveBytes, evaluate_unet
+from reconx_ros.diffusion.network.attention import CrossAttention, EpipolarAttention, SelfAttention
+from reconx_ros.diffusion.network.cost import FusedAttention, LiveBytes, evaluate_unet
+from reconx_ros.diffusion.network.unet import UNetConfig, VideoUNet
 from reconx_ros.diffusion.training.parts import Phase, select
-from reconx_ros.diffusion.unet import UNetConfig, VideoUNet
 
 _FP32_BYTES = 4
 

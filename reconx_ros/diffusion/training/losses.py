@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.sampler import ScheduleConfig, velocity
+from reconx_ros.diffusion.network.sampler import ScheduleConfig, velocity
 
 Predictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -10,12 +10,11 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.camera_condition import LATENT_STRIDE, epipolar_masks
-from reconx_ros.diffusion.sampler import ScheduleConfig
-from reconx_ros.diffusion.structure_encoder import StructureEncoder, normalize_points
+from reconx_ros.diffusion.network.camera_condition import LATENT_STRIDE, epipolar_masks
+from reconx_ros.diffusion.network.sampler import ScheduleConfig
+from reconx_ros.diffusion.network.structure_encoder import StructureEncoder, normalize_points
+from reconx_ros.diffusion.network.unet import UNetConfig, VideoUNet
 from reconx_ros.diffusion.training.clips import ClipBatch
-from reconx_ros.diffusion.training.patches import PatchCodec, picture_tokens
-from reconx_ros.diffusion.unet import UNetConfig, VideoUNet
 
 _EPIPOLAR_CELLS = 1.5
 
@@ -97,35 +96,6 @@ class FrozenParts(Protocol):
     def tokens(self, first: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(text, image, no image) tokens of first pictures [B, 3, H, W]."""
         ...
-
-
-class PatchParts:
-    """Frozen parts of a network that is trained from scratch: folded pixels, pieces of the picture, no text.
-
-    Args:
-        patch: side of the squares that are folded.
-        image_tokens: along each side of the picture.
-    """
-
-    def __init__(self, patch: int, image_tokens: int) -> None:
-        self.codec, self.image_tokens = PatchCodec(patch), image_tokens
-
-    def to(self, device: torch.device) -> None:
-        """See FrozenParts; there is nothing to move."""
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """See FrozenParts."""
-        return self.codec.encode(pixels)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """See FrozenParts."""
-        return self.codec.decode(latents)
-
-    def tokens(self, first: torch.Tensor, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See FrozenParts; text and the absent picture are zeros."""
-        del frames
-        image = picture_tokens(first, self.image_tokens)
-        return torch.zeros_like(image[:, :1]), image, torch.zeros_like(image)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.diffusion.sampler import ScheduleConfig
+from reconx_ros.diffusion.network.sampler import ScheduleConfig
 from reconx_ros.diffusion.training.losses import DenoisingLoss, denoising_loss, dropped_conditions
 from reconx_ros.diffusion.training.model import Conditions
 

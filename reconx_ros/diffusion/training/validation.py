@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.sampler import ScheduleConfig, ddim_step, sampler_tables
+from reconx_ros.diffusion.network.sampler import ScheduleConfig, ddim_step, sampler_tables
+from reconx_ros.diffusion.network.unet import UNetConfig
 from reconx_ros.diffusion.training.clips import ClipBatch
 from reconx_ros.diffusion.training.losses import denoising_loss
 from reconx_ros.diffusion.training.model import Conditions, FrozenParts, conditions
 from reconx_ros.diffusion.training.step import Network, predictor, step_generator
-from reconx_ros.diffusion.unet import UNetConfig
 
 _STREAM = 2**31  # a step that no run reaches: keeps the numbers apart from those of training
 

@@ -20,10 +20,10 @@ from reconx_ros.core import (
 )
 from reconx_ros.geometry.resize import resize_area, resize_nearest
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
-from reconx_ros.pointmap.confidence import TRUSTED_ERROR
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.consistency import DepthView, agreement
-from reconx_ros.pointmap.views import pose_of
+from reconx_ros.pointmap.stereo.confidence import TRUSTED_ERROR
+from reconx_ros.pointmap.stereo.consistency import DepthView, agreement
+from reconx_ros.pointmap.stereo.views import pose_of
 
 _EDGE_BEND = 0.03  # relative bend of inverse depth at which trust falls to 1 / e
 _HOLE_BEND = 0.02  # bend assumed next to a hole: flying pixels gather there

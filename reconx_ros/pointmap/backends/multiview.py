@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, ReconstructionError
-from reconx_ros.pointmap.coarse import look
-from reconx_ros.pointmap.confidence import confidence
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.consistency import DepthView
-from reconx_ros.pointmap.kernels import StereoKernels, select_kernels
-from reconx_ros.pointmap.pairs import select_sources
-from reconx_ros.pointmap.refine import refine_poses, with_poses
-from reconx_ros.pointmap.stereo import StereoDepth, estimate_depth
-from reconx_ros.pointmap.views import MatchView, normalised, pose_of, prepare_views
+from reconx_ros.pointmap.sfm.refine import refine_poses, with_poses
+from reconx_ros.pointmap.stereo.coarse import look
+from reconx_ros.pointmap.stereo.confidence import confidence
+from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.kernels import StereoKernels, select_kernels
+from reconx_ros.pointmap.stereo.pairs import select_sources
+from reconx_ros.pointmap.stereo.view_depth import StereoDepth, estimate_depth
+from reconx_ros.pointmap.stereo.views import MatchView, normalised, pose_of, prepare_views
 
 _WITNESSES = 8  # most views asked whether they agree
 _MAX_COST = 0.48  # a worse match is no match (0.5 is "unknown")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reconx_ros.core.settings import Settings, setting
-from reconx_ros.pointmap.backends.dust3r.architecture import HEADS, NetworkConfig
+from reconx_ros.pointmap.network.architecture import HEADS, NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)

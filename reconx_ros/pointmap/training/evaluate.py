@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from reconx_ros.core import ReconstructionError
-from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
+from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.training.data import GroupBatch, directed_pairs, transformed
 from reconx_ros.pointmap.training.losses import PairTargets, mean_distance, pixel_errors
 from reconx_ros.pointmap.training.step import predict_groups

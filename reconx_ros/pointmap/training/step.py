@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.pointmap.backends.dust3r.network import Features, PairOutput, PointmapNetwork
+from reconx_ros.pointmap.network.model import Features, PairOutput, PointmapNetwork
 from reconx_ros.pointmap.training.data import GroupBatch, directed_pairs
 from reconx_ros.pointmap.training.losses import confidence_loss, regression_loss
 

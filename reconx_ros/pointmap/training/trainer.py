@@ -19,9 +19,9 @@ from reconx_ros.learning.log import append_row
 from reconx_ros.learning.state import load_state, save_state
 from reconx_ros.learning.stream import Reuse
 from reconx_ros.learning.weights import AveragedWeights, parameter_groups
-from reconx_ros.pointmap.backends.dust3r.architecture import NetworkConfig
-from reconx_ros.pointmap.backends.dust3r.network import PointmapNetwork
-from reconx_ros.pointmap.backends.dust3r.weights import save_network
+from reconx_ros.pointmap.network.architecture import NetworkConfig
+from reconx_ros.pointmap.network.model import PointmapNetwork
+from reconx_ros.pointmap.network.weights import save_network
 from reconx_ros.pointmap.training.config import TrainingConfig
 from reconx_ros.pointmap.training.data import GroupBatch, ViewSource, group_batches, training_batches
 from reconx_ros.pointmap.training.evaluate import compared, median_confidence, network_prediction, score

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from reconx_ros.core import InvalidInputError, PinholeCamera
 from reconx_ros.io.rectify import Rectifier, make_rectifier
-from reconx_ros.ros.encoded import check_size
+from reconx_ros.jobs.encoding import check_size
 
 
 def camera_info_msg(camera: PinholeCamera, header: Header) -> CameraInfo:

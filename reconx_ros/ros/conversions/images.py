@@ -14,8 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.jobs.encoding import check_size, safe_compressed_depth, safe_rgb
 from reconx_ros.ros.conversions.encodings import DEPTH_ENCODINGS, LAYOUTS, layout_of, to_rgb
-from reconx_ros.ros.encoded import check_size, safe_compressed_depth, safe_rgb
 
 
 def image_view(msg: Image) -> np.ndarray:

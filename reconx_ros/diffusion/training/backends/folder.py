@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError, ReconxError, StorageError
-from reconx_ros.diffusion.backends.reconx import models
-from reconx_ros.diffusion.backends.reconx.folded import FoldedPipeline
 from reconx_ros.diffusion.model_folders import FOLDED
+from reconx_ros.diffusion.network import models
+from reconx_ros.diffusion.network.folded import FoldedPipeline
+from reconx_ros.diffusion.network.patches import PatchParts
 from reconx_ros.diffusion.training.config import NetworkSettings
 from reconx_ros.diffusion.training.initial import wake_structure
-from reconx_ros.diffusion.training.model import PatchParts, Prepared, VideoModel
+from reconx_ros.diffusion.training.model import Prepared, VideoModel
 
 CARD_FILE = "training_card.json"
 _UNET, _STRUCTURE, _SCHEDULER = "unet", "structure_encoder", "scheduler"

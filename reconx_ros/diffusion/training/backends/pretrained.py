@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.backends.reconx import models
-from reconx_ros.diffusion.backends.reconx.conditions import prompt_tokens
-from reconx_ros.diffusion.clip_image import clip_pixels
-from reconx_ros.diffusion.structure_encoder import StructureConfig
+from reconx_ros.diffusion.network import models
+from reconx_ros.diffusion.network.clip_image import clip_pixels
+from reconx_ros.diffusion.network.conditions import prompt_tokens
+from reconx_ros.diffusion.network.structure_encoder import StructureConfig
 from reconx_ros.diffusion.training.backends.folder import save_card, storage_errors
 from reconx_ros.diffusion.training.model import Prepared, VideoModel
 
@@ -83,7 +83,7 @@ def load_pretrained(folder: Path) -> Prepared:
         StorageError: when the folder cannot be read.
         InvalidInputError: when it is not complete.
     """
-    from reconx_ros.diffusion.backends.reconx.pipeline import ReconXPipeline
+    from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
     with storage_errors(folder, "read"):
         pipeline = ReconXPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)

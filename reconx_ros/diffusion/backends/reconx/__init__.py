@@ -1,1 +1,0 @@
-"""The ReconX video model: diffusers classes around the network, and the converter of public weights."""

@@ -1,0 +1,1 @@
+"""Clips between keyframes: planned, run through a video model, judged."""

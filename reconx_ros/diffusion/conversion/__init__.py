@@ -1,0 +1,1 @@
+"""Public checkpoints in other layouts, rewritten for our network."""

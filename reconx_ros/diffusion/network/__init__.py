@@ -1,0 +1,1 @@
+"""The video diffusion network of ReconX: U-Net, attention, conditions, sampler, pipeline."""

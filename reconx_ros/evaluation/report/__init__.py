@@ -1,0 +1,1 @@
+"""The page of an evaluation: pictures, plots and tables in one HTML file."""

@@ -1,0 +1,1 @@
+"""What robot and server exchange, and how a job runs. Needs no ROS."""

@@ -1,0 +1,183 @@
+"""Stage 1 by a pairwise pointmap network and global alignment: published weights, or a network trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from reconx_ros.core import AlignedViews, BackendUnavailableError, InvalidInputError, Job, Keyframe
+from reconx_ros.pointmap.alignment import AlignmentSettings, KnownGeometry, align, check_memory, to_aligned_views
+from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
+from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.network.inference import predict_pairs
+from reconx_ros.pointmap.network.memory import MemoryPlan, free_memory_budget, plan_memory
+from reconx_ros.pointmap.network.model import PointmapNetwork
+from reconx_ros.pointmap.network.preprocess import SQUARE_SIZE, NetworkImage, prepare_image
+from reconx_ros.pointmap.network.weights import CARD_FILE, HOW_TO_GET, LoadedNetwork, load_network
+
+PUBLISHED_CONFIDENCE = 3.0
+_MOST_FOR_COMPLETE = 8
+_LOADED, _PREDICTED = 0.1, 0.6  # of the progress
+_MIB = 2**20
+_GB = 1e9
+
+
+class Dust3rBackend:
+    """Stage 1 by the published DUSt3R or MASt3R weights, which the user downloads; frames need no poses.
+
+    Each keyframe is encoded once; each pair of the graph gives two pointmaps; alignment (eq. 2) makes one world of
+    them. Intrinsics are those of the keyframes. Poses are held where every keyframe has one and
+    ``network_holds_poses`` says so; otherwise they are found, up to a similarity. The grid of the result is the
+    network's: its size, sides in multiples of the patch.
+    """
+
+    name = "dust3r"
+
+    def reconstruct(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device, job: Job
+    ) -> AlignedViews:
+        """Depth, confidence and camera of every keyframe, as ``PointmapBackend`` says.
+
+        Raises:
+            BackendUnavailableError: when no weights are named; the message says how to get them.
+            StorageError, InvalidInputError: when they cannot be read or are another model's; fewer than two keyframes;
+                or the images do not fit into ``max_memory_gb``.
+            ReconstructionError: when the pointmaps do not connect.
+            CancelledError: when the job was cancelled.
+        """
+        if len(keyframes) < 2:
+            raise InvalidInputError(f"{self.name} got {len(keyframes)} keyframe(s), expected at least 2")
+        job.step(0.0, "loading the network")
+        loaded = self.load(config)
+        notes, min_confidence = loaded.notes, config.network_confidence or self.confidence(loaded)
+        images = [_network_image(keyframe, loaded.network, config) for keyframe in keyframes]
+        pairs = pair_graph(len(images), _graph(config.pair_graph, len(images)))
+        plan = _plan(loaded.network, images, pairs, config, device)
+        job.step(_LOADED, f"{len(pairs)} pairs, at most {plan.peak_bytes / _MIB:.0f} MiB")
+        predictions = predict_pairs(
+            loaded.network.to(device),
+            [image.tensor() for image in images],
+            pairs,
+            plan,
+            precision=config.network_precision,
+            job=_part(job, _LOADED, _PREDICTED),
+        )
+        del loaded  # its memory is the alignment's now
+        alignment = align(
+            predictions,
+            known=_known(keyframes, images, config),
+            settings=AlignmentSettings(max_memory_gb=config.max_memory_gb),
+            device=device,
+            job=_part(job, _PREDICTED, 1.0),
+        )
+        views = to_aligned_views(
+            alignment,
+            [torch.from_numpy(image.rgb_u8).float() / 255 for image in images],
+            [keyframe.id for keyframe in keyframes],
+            backend=self.name,
+            min_confidence=min_confidence,
+        )
+        return replace(_with_unit_of(views, config), warnings=(*notes, *views.warnings))
+
+    def load(self, config: PointmapConfig) -> LoadedNetwork:
+        """The network that the configuration names."""
+        if not config.dust3r_weights:
+            raise BackendUnavailableError(
+                f"backend '{self.name}' needs pointmap.dust3r_weights, which is empty; {HOW_TO_GET}"
+            )
+        return load_network(config.dust3r_weights)
+
+    def confidence(self, loaded: LoadedNetwork) -> float:
+        """Raw confidence above which a point is valid, where the configuration leaves it open."""
+        del loaded
+        return PUBLISHED_CONFIDENCE
+
+
+class PointmapNetBackend(Dust3rBackend):
+    """The same by a network that ``reconx train pointmap`` made."""
+
+    name = "pointmap_net"
+
+    def load(self, config: PointmapConfig) -> LoadedNetwork:
+        """The network that the configuration names.
+
+        Raises:
+            BackendUnavailableError: when none is named.
+            InvalidInputError: when it has no training card, as networks from elsewhere.
+        """
+        if not config.network_weights:
+            raise BackendUnavailableError(
+                f"backend '{self.name}' needs pointmap.network_weights, which is empty: run "
+                "'reconx train pointmap --out DIR' and set it to DIR"
+            )
+        loaded = load_network(config.network_weights)
+        if loaded.card is None:
+            raise InvalidInputError(
+                f"network {config.network_weights} has no {CARD_FILE}, expected one from 'reconx train pointmap' "
+                "(published weights belong to the backend dust3r)"
+            )
+        return loaded
+
+    def confidence(self, loaded: LoadedNetwork) -> float:
+        """The median confidence on held-out rooms, out of the training card."""
+        value = (loaded.card or {}).get("min_confidence")
+        return float(value) if isinstance(value, int | float) else PUBLISHED_CONFIDENCE
+
+
+def _network_image(keyframe: Keyframe, network: PointmapNetwork, config: PointmapConfig) -> NetworkImage:
+    trained = network.config
+    size = config.network_size or trained.size
+    square = not config.network_size and trained.img_size == (SQUARE_SIZE, SQUARE_SIZE)
+    frame = keyframe.frame
+    return prepare_image(frame.rgb_u8, size, camera=frame.camera, square=square, patch=trained.patch_size)
+
+
+def _graph(name: str, images: int) -> str:
+    if name != "auto":
+        return name
+    return "complete" if images <= _MOST_FOR_COMPLETE else "swin-3-noncyclic"
+
+
+def _plan(
+    network: PointmapNetwork,
+    images: Sequence[NetworkImage],
+    pairs: Sequence[tuple[int, int]],
+    config: PointmapConfig,
+    device: torch.device,
+) -> MemoryPlan:
+    """How prediction is split; refuses here what prediction or alignment could not finish.
+
+    The network is on the CPU still, so that on a CPU the memory that is free no longer holds its weights.
+    """
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    sizes = [image.size for image in images]
+    on_cpu = device.type == "cpu"
+    budget = int(config.max_memory_gb * _GB) or free_memory_budget(device) + (weights if on_cpu else 0)
+    plan = plan_memory(network.config, weights, sizes, pairs, budget, results_on_device=on_cpu)
+    check_memory(pairs, sizes, config.max_memory_gb)
+    return plan
+
+
+def _known(keyframes: Sequence[Keyframe], images: Sequence[NetworkImage], config: PointmapConfig) -> KnownGeometry:
+    """Intrinsics always; poses where every keyframe has one and they are to be held."""
+    poses = [keyframe.frame.world_from_cam for keyframe in keyframes]
+    held = config.network_holds_poses and all(pose is not None for pose in poses)
+    return KnownGeometry(cameras=[image.camera for image in images], world_from_cams=poses if held else ())
+
+
+def _with_unit_of(views: AlignedViews, config: PointmapConfig) -> AlignedViews:
+    """Poses in an unknown unit give no metres."""
+    if views.scale_source == "poses" and not config.metric_poses:
+        return replace(views, metric_scale=False, scale_source=None)
+    return views
+
+
+def _part(job: Job, start: float, stop: float) -> Job:
+    """A job whose progress is a part of another's."""
+
+    def report(stage: str, fraction: float, message: str) -> None:
+        job.on_progress(stage, start + fraction * (stop - start), message)
+
+    return Job(stage=job.stage, on_progress=report, token=job.token)

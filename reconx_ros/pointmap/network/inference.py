@@ -1,0 +1,111 @@
+"""Pointmaps of many pairs of images: every image is encoded once, pairs are decoded in batches of equal sizes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from reconx_ros.core import ConfigError, Job
+from reconx_ros.pointmap.network.memory import MemoryPlan
+from reconx_ros.pointmap.network.model import Features, PointmapNetwork
+from reconx_ros.pointmap.pairwise import PairPredictions
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_ENCODER_SHARE = 0.4  # of the progress
+
+
+def compute_type(precision: str, device: torch.device) -> torch.dtype:
+    """Type of the transformer's arithmetic; ``auto`` is bfloat16 (else float16) on a GPU and float32 on a CPU.
+
+    The heads always compute in float32.
+
+    Raises:
+        ConfigError: for an unknown name, or float16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError("precision is 'float16' on a CPU, expected float32 or bfloat16 there")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+@torch.no_grad()
+def predict_pairs(
+    network: PointmapNetwork,
+    images: Sequence[torch.Tensor],
+    pairs: Sequence[tuple[int, int]],
+    plan: MemoryPlan,
+    *,
+    precision: str = "auto",
+    job: Job | None = None,
+) -> PairPredictions:
+    """Predict all pairs.
+
+    Args:
+        network: in evaluation mode, on the device that computes.
+        images: N tensors [3, H, W] in [-1, 1]; sizes may differ.
+        pairs: E directed pairs of their indices.
+        plan: how many at a time.
+        precision: of the transformer, see ``compute_type``.
+        job: progress and cancellation.
+
+    Returns:
+        Points and confidences on the CPU, in the order of the pairs.
+
+    Raises:
+        CancelledError: when the job was cancelled.
+    """
+    job = job or Job()
+    device = network.mask_token.device
+    dtype = compute_type(precision, device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        encoded = _encode_all(network, images, plan.images_at_a_time, device, job)
+        return _decode_all(network, encoded, pairs, plan.pairs_at_a_time, job)
+
+
+def _encode_all(
+    network: PointmapNetwork, images: Sequence[torch.Tensor], at_a_time: int, device: torch.device, job: Job
+) -> list[Features]:
+    encoded: dict[int, Features] = {}
+    for chunk in _chunks([tuple(image.shape) for image in images], at_a_time):
+        job.step(_ENCODER_SHARE * len(encoded) / len(images), f"encoding image {len(encoded) + 1} of {len(images)}")
+        features = network.encode(torch.stack([images[n] for n in chunk]).to(device))
+        for row, n in enumerate(chunk):
+            encoded[n] = Features(tokens=features.tokens[row : row + 1], grid=features.grid)
+    return [encoded[n] for n in range(len(images))]
+
+
+def _decode_all(
+    network: PointmapNetwork, encoded: Sequence[Features], pairs: Sequence[tuple[int, int]], at_a_time: int, job: Job
+) -> PairPredictions:
+    maps: dict[str, dict[int, torch.Tensor]] = {name: {} for name in ("pts3d_1", "conf_1", "pts3d_2", "conf_2")}
+    for chunk in _chunks([(encoded[i].grid, encoded[j].grid) for i, j in pairs], at_a_time):
+        done = len(maps["conf_1"])
+        job.step(_ENCODER_SHARE + (1 - _ENCODER_SHARE) * done / len(pairs), f"decoding pair {done + 1} of {len(pairs)}")
+        out = network.decode(
+            _stacked([encoded[pairs[e][0]] for e in chunk]), _stacked([encoded[pairs[e][1]] for e in chunk])
+        )
+        for name, found in maps.items():
+            found.update(zip(chunk, getattr(out, name).cpu().unbind(), strict=True))
+    ordered = {name: [found[e] for e in range(len(pairs))] for name, found in maps.items()}
+    return PairPredictions(pairs=pairs, **ordered)
+
+
+def _stacked(features: Sequence[Features]) -> Features:
+    return Features(tokens=torch.cat([f.tokens for f in features]), grid=features[0].grid)
+
+
+def _chunks(kinds: Sequence[object], at_a_time: int) -> Iterator[list[int]]:
+    """Indices of equal kind together, at most so many at a time."""
+    groups: defaultdict[object, list[int]] = defaultdict(list)
+    for index, kind in enumerate(kinds):
+        groups[kind].append(index)
+    for members in groups.values():
+        for start in range(0, len(members), at_a_time):
+            yield members[start : start + at_a_time]

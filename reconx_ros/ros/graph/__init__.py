@@ -1,0 +1,1 @@
+"""What every node needs of the ROS graph: lifecycle, parameters, QoS, transforms, diagnostics."""

@@ -1,0 +1,1 @@
+"""The node on the robot: inputs, keyframes, mapping thread, outputs, services."""

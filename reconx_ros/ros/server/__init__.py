@@ -1,0 +1,1 @@
+"""The node that reconstructs: an action, its feedback, pictures on request."""

@@ -1,0 +1,1 @@
+"""Programs around the nodes: sessions of processes, recorder, bag player, simulated robot, load, benches."""
