@@ -25,7 +25,7 @@ def select_rasterizer(config: SplattingConfig, device: torch.device) -> Rasteriz
         BackendUnavailableError: when the named one cannot run here.
     """
     name = _fastest(device) if config.rasterizer == "auto" else config.rasterizer
-    return cast(Rasterizer, create(registry(), name, kind="rasterizer"))
+    return cast("Rasterizer", create(registry(), name, kind="rasterizer"))
 
 
 def _fastest(device: torch.device) -> str:

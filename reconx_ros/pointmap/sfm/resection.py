@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reconx_ros.core import SE3, PinholeCamera
 from reconx_ros.pointmap.sfm.features import normalised_rays
-
-if TYPE_CHECKING:
-    from reconx_ros.pointmap.sfm.planar import nearest_rotation
+from reconx_ros.pointmap.sfm.planar import nearest_rotation
 from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry
 
 _MIN_INLIERS = 10
