@@ -16,7 +16,7 @@ from reconx_ros.evaluation.layout import (
     MethodResult,
     Metrics,
     Run,
-    Setting,
+    RunSetting,
     SummaryRow,
     TestView,
     ViewScore,
@@ -58,7 +58,7 @@ def run(scene: str = "room", **extra: Any) -> Run:
         key="no_video", title="Without video", kind="ablation", status="unavailable", message="its weights are not here"
     )
     values: dict[str, Any] = {
-        "setting": Setting(scene=scene, views=3, poses="given", seed=0),
+        "setting": RunSetting(scene=scene, views=3, poses="given", seed=0),
         "protocol": "3 input views, poses given",
         "fingerprint": "1",
         "metric_scale": True,

@@ -265,7 +265,7 @@ def test_latents_of_a_video_decode_as_the_pipelines_decode() -> None:
         pipeline = make()
         video = torch.rand(1, 3, 5, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
         with torch.no_grad():
-            scaled = adapter.latents_of(pipeline, video)
+            scaled = adapter.latents_from_pictures(pipeline, video)
             raw = pipeline.vae.encode(video).latent_dist.mode()
         assert scaled.shape[2] == (5 - 1) // adapter.frame_group(pipeline) + 1
         if isinstance(adapter, WanAdapter):

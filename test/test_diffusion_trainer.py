@@ -36,7 +36,7 @@ pytest.importorskip("accelerate")
 
 from reconx_ros.diffusion.training.backends.folder import CARD_FILE, fresh, load_small
 from reconx_ros.diffusion.training.backends.pretrained import load_pretrained, prepared_pipeline, save_pretrained
-from reconx_ros.diffusion.training.trainer import Trainer
+from reconx_ros.diffusion.training.trainer import VideoTrainer
 
 # The loop -------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def test_sampler_finds_the_picture_that_a_perfect_network_knows() -> None:
 
 def test_run_writes_model_card_log_and_samples(tmp_path: Path) -> None:
     run = training_run(tmp_path / "run")
-    trainer = Trainer(run, CPU)
+    trainer = VideoTrainer(run, CPU)
     card = trainer.fit(Job())
     assert json.loads((run.folder / CARD_FILE).read_text())["steps_done"] == 4
     assert card["licence"] == "Apache-2.0" and card["validation"]["loss"] > 0 and card["data"] == {"source": "test"}
@@ -105,19 +105,19 @@ def test_run_writes_model_card_log_and_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [2, 3])
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
     config = replace(CONFIG, image_attention_steps=2, parts=("all",), reuse=2, window=4, checkpoint_every=1)
-    Trainer(training_run(tmp_path / "whole", config), CPU).fit(Job())
+    VideoTrainer(training_run(tmp_path / "whole", config), CPU).fit(Job())
     token = CancelToken()
     run = training_run(tmp_path / "cut", config, on_log=lambda row: token.cancel() if row["step"] == stop else None)
     with pytest.raises(CancelledError):
-        Trainer(run, CPU).fit(Job(token=token))
-    again = Trainer(training_run(tmp_path / "cut", config), CPU, resume=True)
+        VideoTrainer(run, CPU).fit(Job(token=token))
+    again = VideoTrainer(training_run(tmp_path / "cut", config), CPU, resume=True)
     assert again.step == stop
     again.fit(Job())
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
 
 
 def test_validation_is_the_same_every_time_and_leaves_the_weights(tmp_path: Path) -> None:
-    trainer = Trainer(training_run(tmp_path / "run"), CPU)
+    trainer = VideoTrainer(training_run(tmp_path / "run"), CPU)
     before = {n: p.clone() for n, p in trainer.model.state_dict().items()}
     first, second = trainer.validate(), trainer.validate()
     assert first == second and same(before, dict(trainer.model.state_dict()))
@@ -128,11 +128,11 @@ def test_accumulated_and_checkpointed_steps_are_the_same_steps(tmp_path: Path) -
     """The draws of a part differ from those of a whole batch, so only the sizes of gradients can be compared."""
     plain = training_run(tmp_path / "a", replace(CONFIG, drop=0.0))
     checkpointed = training_run(tmp_path / "b", replace(CONFIG, drop=0.0, gradient_checkpointing=True))
-    Trainer(plain, CPU).fit(Job())
-    Trainer(checkpointed, CPU).fit(Job())
+    VideoTrainer(plain, CPU).fit(Job())
+    VideoTrainer(checkpointed, CPU).fit(Job())
     one, two = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     assert all(torch.allclose(one[n], two[n], atol=1e-5) for n in one)
-    card = Trainer(training_run(tmp_path / "c", replace(CONFIG, accumulate=2)), CPU).fit(Job())
+    card = VideoTrainer(training_run(tmp_path / "c", replace(CONFIG, accumulate=2)), CPU).fit(Job())
     assert card["steps_done"] == 4
 
 
@@ -141,19 +141,19 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with torch.no_grad():
         run.prepared.model.unet.conv_in.bias.fill_(torch.nan)
     with pytest.raises(ReconstructionError, match="loss is nan at step 0, expected a finite number"):
-        Trainer(run, CPU).fit(Job())
+        VideoTrainer(run, CPU).fit(Job())
 
 
 def test_runs_that_cannot_be_resumed_or_written_say_so(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="to resume from"):
-        Trainer(training_run(tmp_path / "none"), CPU, resume=True)
-    Trainer(training_run(tmp_path / "run"), CPU).fit(Job())
+        VideoTrainer(training_run(tmp_path / "none"), CPU, resume=True)
+    VideoTrainer(training_run(tmp_path / "run"), CPU).fit(Job())
     with pytest.raises(InvalidInputError, match="batch was 2 and is 4"):
-        Trainer(training_run(tmp_path / "run", replace(CONFIG, batch=4)), CPU, resume=True)
+        VideoTrainer(training_run(tmp_path / "run", replace(CONFIG, batch=4)), CPU, resume=True)
     full = training_run(tmp_path / "full")
     (full.folder / "samples").write_text("in the way")
     with pytest.raises(StorageError, match=r"picture .* cannot be written"):
-        Trainer(full, CPU).fit(Job())
+        VideoTrainer(full, CPU).fit(Job())
 
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -161,7 +161,7 @@ def test_runs_that_cannot_be_resumed_or_written_say_so(tmp_path: Path) -> None:
     blocked = training_run(tmp_path / "blocked")
     blocked.prepared.model.unet.save_pretrained = no_space
     with pytest.raises(StorageError, match=r"model in .*blocked cannot be written: .*No space left"):
-        Trainer(blocked, CPU).fit(Job())
+        VideoTrainer(blocked, CPU).fit(Job())
 
 
 def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
             replace(CONFIG, **change)
     without = replace(NETWORK, structure_width=0)
     with pytest.raises(InvalidInputError, match="the model has no structure encoder"):
-        Trainer(training_run(tmp_path / "run", prepared=fresh(without, FRAMES, 0)), CPU)
+        VideoTrainer(training_run(tmp_path / "run", prepared=fresh(without, FRAMES, 0)), CPU)
 
 
 def test_presets_are_the_recipe() -> None:
@@ -208,7 +208,7 @@ def test_fine_tuning_of_a_pipeline_moves_only_what_the_recipe_names(tmp_path: Pa
         validation=large_clip,
     )  # fmt: skip
     before = {n: p.detach().clone() for n, p in run.prepared.model.named_parameters()}
-    trainer = Trainer(run, CPU)
+    trainer = VideoTrainer(run, CPU)
     trainer.fit(Job())
     moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
     assert moved and moved <= set(names_in(trainer.model, ["spatial", "structure", "camera"]))

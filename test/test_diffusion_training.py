@@ -33,7 +33,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
 from reconx_ros.diffusion.training.backends.folder import fresh
-from reconx_ros.diffusion.training.trainer import Trainer
+from reconx_ros.diffusion.training.trainer import VideoTrainer
 
 # Clips and conditions -------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ def test_only_the_phase_s_parameters_get_gradients_and_reach_the_optimiser(tmp_p
     config = replace(CONFIG, image_attention_steps=2, parts=("spatial", "structure"), drop=0.0)
     seen: list[tuple[int, set[str], set[str]]] = []
 
-    class Watched(Trainer):
+    class Watched(VideoTrainer):
         def _advance(self, model: Any, optimiser: Any, batch: ClipBatch) -> float:
             value = super()._advance(model, optimiser, batch)
             held = {id(p) for group in optimiser.param_groups for p in group["params"]}

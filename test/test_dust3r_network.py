@@ -20,7 +20,7 @@ from reconx_ros.core import CancelledError, CancelToken, ConfigError, InvalidInp
 from reconx_ros.pointmap.network.blocks import CrossAttention, Rotary, SelfAttention, grid_positions
 from reconx_ros.pointmap.network.heads import points_and_confidence
 from reconx_ros.pointmap.network.inference import compute_type, predict_pairs
-from reconx_ros.pointmap.network.memory import MemoryPlan, decode_bytes, encode_bytes, plan_memory
+from reconx_ros.pointmap.network.memory import PairMemoryPlan, decode_bytes, encode_bytes, plan_memory
 from reconx_ros.pointmap.network.model import PairOutput, PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import plan_grid, prepare_image
 
@@ -140,8 +140,8 @@ def test_network_refuses_other_images(network: PointmapNetwork, shape: tuple[int
     assert told in str(error.value)
 
 
-def plan(images: int, pairs: int) -> MemoryPlan:
-    return MemoryPlan(images_at_a_time=images, pairs_at_a_time=pairs, peak_bytes=0, budget_bytes=0)
+def plan(images: int, pairs: int) -> PairMemoryPlan:
+    return PairMemoryPlan(images_at_a_time=images, pairs_at_a_time=pairs, peak_bytes=0, budget_bytes=0)
 
 
 def image_list() -> list[torch.Tensor]:

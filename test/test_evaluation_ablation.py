@@ -28,7 +28,7 @@ from reconx_ros.evaluation.layout import (
     MethodResult,
     Metrics,
     Run,
-    Setting,
+    RunSetting,
     as_json,
     metrics_from_json,
 )
@@ -196,7 +196,7 @@ def result(key: str, psnr: float, status: str = "ok") -> MethodResult:
 
 def entry(scene: str, seed: int, *methods: MethodResult) -> Run:
     return Run(
-        setting=Setting(scene=scene, views=3, poses="given", seed=seed), protocol="p", fingerprint="f",
+        setting=RunSetting(scene=scene, views=3, poses="given", seed=seed), protocol="p", fingerprint="f",
         methods=methods,
     )  # fmt: skip
 
@@ -218,7 +218,7 @@ def test_means_and_spreads_over_seeds_and_scenes() -> None:
 
 
 def test_file_names_are_safe_whatever_a_scene_is_called() -> None:
-    setting = Setting(scene="../a b/ä", views=3, poses="none", seed=1)
+    setting = RunSetting(scene="../a b/ä", views=3, poses="none", seed=1)
     assert setting.folder_name == "_a_b_-3views-none-seed1"
     assert replace(setting, scene="...").folder_name == "scene-3views-none-seed1"
 

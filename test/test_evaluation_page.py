@@ -16,7 +16,7 @@ from evaluation_folders import COLOURS, method, run, write_folder
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.evaluation.findings import findings
-from reconx_ros.evaluation.layout import FORMAT, TRUTH, Setting, ViewScore
+from reconx_ros.evaluation.layout import FORMAT, TRUTH, RunSetting, ViewScore
 from reconx_ros.evaluation.live_record import LiveRecord, live_record
 from reconx_ros.evaluation.report.page import write_evaluation_page
 from reconx_ros.evaluation.report.pictures import chosen_views
@@ -95,7 +95,7 @@ def test_equal_pictures_are_no_accident_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_page_is_one_file_that_says_everything(tmp_path: Path) -> None:
-    other = run("hall", live=LIVE.as_mapping(), setting=Setting(scene="hall", views=3, poses="given", seed=0))
+    other = run("hall", live=LIVE.as_mapping(), setting=RunSetting(scene="hall", views=3, poses="given", seed=0))
     folder = write_folder(tmp_path, run(), other, machine={"processor": "A processor"}, seconds=300.0)
     page = write_evaluation_page(folder.root).read_text()
     for words in ("room", "hall", "A processor", "5 min", "19.50", "14.00", "Nearest input view", "321 MiB", "2.50 s",

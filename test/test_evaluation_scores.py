@@ -15,7 +15,7 @@ from reconx_ros.evaluation.images import psnr, ssim
 from reconx_ros.evaluation.layout import ViewScore
 from reconx_ros.evaluation.poses import pose_figures
 from reconx_ros.evaluation.scores import load_judge, mean_scores, score_picture
-from reconx_ros.evaluation.visibility import DepthView, Observed, observed_pixels
+from reconx_ros.evaluation.visibility import Observed, TrueDepthView, observed_pixels
 from reconx_ros.geometry.neighbours import nearest_distances
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.lpips import Lpips, head_shapes, trunk_shapes
@@ -72,10 +72,10 @@ def test_lpips_is_unavailable_without_weights_and_zero_for_equal_pictures_with_t
     assert score_picture(255 - TRUTH, TRUTH, judge=made).lpips > 1e-4
 
 
-def plane(x: float = 0.0, depth: float = 2.0, width: int = 32) -> DepthView:
+def plane(x: float = 0.0, depth: float = 2.0, width: int = 32) -> TrueDepthView:
     camera = PinholeCamera(width=width, height=24, fx=20.0, fy=20.0, cx=(width - 1) / 2, cy=11.5)
     pose = SE3.exp(np.zeros(3), np.array([x, 0.0, 0.0]))
-    return DepthView(depth=np.full((24, width), depth, np.float32), camera=camera, world_from_cam=pose)
+    return TrueDepthView(depth=np.full((24, width), depth, np.float32), camera=camera, world_from_cam=pose)
 
 
 def test_what_an_input_sees_is_observed() -> None:

@@ -22,7 +22,7 @@ from reconx_ros.diffusion.backends.reconx import ReconXGenerator, _held_to
 from reconx_ros.diffusion.clips.render_guidance import LatentGuide, standard_noise
 from reconx_ros.diffusion.network.folded import FoldedPipeline
 from reconx_ros.diffusion.training.backends.folder import fresh, save_small
-from reconx_ros.diffusion.training.config import NetworkSettings
+from reconx_ros.diffusion.training.config import VideoNetworkSettings
 
 CPU = torch.device("cpu")
 FRAMES = 4
@@ -31,7 +31,7 @@ FRAMES = 4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("small")
-    settings = NetworkSettings(width=32, levels=(1, 1), head_dim=16, structure_tokens=8, structure_width=32)
+    settings = VideoNetworkSettings(width=32, levels=(1, 1), head_dim=16, structure_tokens=8, structure_width=32)
     prepared = fresh(replace(settings, camera_channels=8), FRAMES, 0)
     randomize(prepared.model)
     card = {"licence": "Apache-2.0", "parameters": 1, "steps_done": 0, "data": {"source": "nothing"}}
@@ -62,7 +62,7 @@ def test_what_the_network_is_told_is_what_it_was_trained_on(folder: Path) -> Non
 
     pipeline = FoldedPipeline.from_folder(folder, CPU, torch.float32)
     pictures = torch.stack([v.rgb for v in room_views(FRAMES).views])
-    latents = pipeline.latents_of(pictures)
+    latents = pipeline.latents_from_pictures(pictures)
     plan = pipeline.plan(FRAMES, SIZE, SIZE)
     assert torch.allclose(pipeline.decode(latents, plan, Job()), pictures, atol=1e-6)
     told = pipeline.encode(pictures[0], pictures[-1], (0, FRAMES - 1), FRAMES, GenerationSettings())
@@ -73,7 +73,7 @@ def test_what_the_network_is_told_is_what_it_was_trained_on(folder: Path) -> Non
 def test_frames_held_to_renders_are_the_renders(folder: Path) -> None:
     pipeline = FoldedPipeline.from_folder(folder, CPU, torch.float32)
     pictures = torch.stack([v.rgb for v in room_views(FRAMES).views])
-    clean = pipeline.latents_of(pictures)
+    clean = pipeline.latents_from_pictures(pictures)
     guide = LatentGuide(
         clean=clean, noise=standard_noise(clean.shape, 3), mask=torch.ones_like(clean), start=1.0, end=1.0
     )

@@ -177,14 +177,14 @@ def test_a_simulated_drive_is_evaluated_as_its_folder_says(tmp_path: Path) -> No
     from reconx_ros.sim.noise import NoiseConfig
     from reconx_ros.sim.path import Drive, DriveConfig, default_camera
     from reconx_ros.sim.raycast import RenderConfig, RoomRenderer
-    from reconx_ros.sim.recording import Recorder, evenly
+    from reconx_ros.sim.recording import DriveRecorder, evenly
     from reconx_ros.sim.room import RoomConfig, make_room
 
     room = make_room(RoomConfig(seed=0))
     motion = Drive(room, DriveConfig(duration_s=6.0, pose_rate_hz=10.0))
     renderer = RoomRenderer(room, RenderConfig(texel_m=0.01, light_spacing_m=0.5))
     noise = NoiseConfig(drift_translation=0.05, drift_yaw_deg=1.0)
-    recorder = Recorder(renderer, motion, default_camera().fitted_to(160), noise, supersample=1)
+    recorder = DriveRecorder(renderer, motion, default_camera().fitted_to(160), noise, supersample=1)
     write_recording(tmp_path / "drive", recorder.recording(evenly(motion.stamps(10.0), 21)))
     config = replace(SMALL, pointmap=replace(SMALL.pointmap, max_size=160))
     rows = geometry_table([tmp_path / "drive"], config=config, views=(3,), poses=("given", "odometry"))

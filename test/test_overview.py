@@ -22,7 +22,7 @@ from reconx_ros.core import (
 from reconx_ros.io.images import read_image
 from reconx_ros.viz import canvas
 from reconx_ros.viz.map_view import draw_map, nice_length, up_direction
-from reconx_ros.viz.overview import WIDTH, OverviewData, draw_overview, overview_of, write_overview
+from reconx_ros.viz.overview import WIDTH, OverviewData, draw_overview, overview_data, write_overview
 from reconx_ros.viz.pages import novel_views, write_pages
 from reconx_ros.viz.report import report_findings, report_html, write_report
 
@@ -66,7 +66,7 @@ def full(count: int = 9) -> OverviewData:
     novel = [np.full((48, 64, 3), 20 * k, np.uint8) for k in range(count)]
     provenance = np.zeros((48, 64), np.uint8)
     provenance[:16], provenance[16:32] = int(Provenance.OBSERVED), int(Provenance.GENERATED)
-    return overview_of(
+    return overview_data(
         aligned,
         novel,
         [pose(0.1 * k, 0.2) for k in range(count)],
@@ -110,7 +110,7 @@ def test_parts_that_are_missing_are_left_out() -> None:
 
 def test_without_depths_of_new_views_the_keyframes_are_shown() -> None:
     aligned = AlignedViews(views=(view(0), view(1)), metric_scale=False, scale_source=None, backend="test")
-    data = overview_of(aligned, [], [], PointCloud.empty(), title="Unscaled")
+    data = overview_data(aligned, [], [], PointCloud.empty(), title="Unscaled")
     assert len(data.depths) == 2
     assert float(data.depths[0].min()) == 0
     assert not data.metric_scale

@@ -13,7 +13,7 @@ from reconx_ros.io.scenes import shrunken_frame
 from reconx_ros.pipeline.config import CoverageConfig, ReconxConfig
 from reconx_ros.pipeline.coverage import CoverageModel, CoverageTrigger
 from reconx_ros.pipeline.keyframes import image_overlap, sharpness, view_overlap
-from reconx_ros.pipeline.mapper import Mapper
+from reconx_ros.pipeline.mapper import KeyframeMapper
 
 CAMERA = PinholeCamera(width=64, height=48, fx=50.0, fy=50.0, cx=31.5, cy=23.5)
 NOISE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -71,7 +71,7 @@ def test_sharpness_falls_with_blur_and_is_zero_for_a_flat_image() -> None:
 
 
 def test_frames_are_kept_when_they_show_something_new() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     kept = [mapper.add_frame(frame(pose(x=x))).kept for x in (0.0, 0.01, 0.05, 0.6, 0.61, 1.2)]
     assert kept == [True, False, False, True, False, True]
     back = mapper.add_frame(frame(pose(x=0.02)))
@@ -82,7 +82,7 @@ def test_frames_are_kept_when_they_show_something_new() -> None:
 
 
 def test_a_blurred_frame_is_not_kept() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     for x in (0.0, 0.6, 1.2):
         mapper.add_frame(frame(pose(x=x)))
     verdict = mapper.add_frame(frame(pose(x=2.0), rgb=np.full_like(NOISE, 99)))
@@ -91,7 +91,7 @@ def test_a_blurred_frame_is_not_kept() -> None:
 
 
 def test_what_is_sharp_is_each_cameras_own() -> None:
-    mapper, faint = Mapper(ReconxConfig()), (NOISE // 8).astype(np.uint8)
+    mapper, faint = KeyframeMapper(ReconxConfig()), (NOISE // 8).astype(np.uint8)
     assert sharpness(faint) < 0.1 * sharpness(NOISE)
     for x in (0.0, 0.6, 1.2, 1.8):
         assert mapper.add_frame(frame(pose(x=x))).kept
@@ -99,7 +99,7 @@ def test_what_is_sharp_is_each_cameras_own() -> None:
 
 
 def test_keyframes_of_a_time_to_come_are_forgotten_and_the_map_stays() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     kept = [mapper.add_frame(frame(pose(x=0.6 * i), stamp_ns=i)).keyframe for i in range(4)]
     keyframes = [k for k in kept if k is not None]
     mapper.integrate(wall(keyframes[3].id), {keyframes[3].id: pose(x=1.8)})
@@ -112,7 +112,7 @@ def test_keyframes_of_a_time_to_come_are_forgotten_and_the_map_stays() -> None:
 
 
 def test_frames_without_poses_are_judged_by_their_images() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     wide = np.random.default_rng(2).integers(0, 255, (48, 128, 3), dtype=np.uint8)
     kept = [mapper.add_frame(frame(None, np.ascontiguousarray(wide[:, s : s + 64]))).kept for s in (0, 2, 24)]
     assert kept == [True, False, True]
@@ -121,7 +121,7 @@ def test_frames_without_poses_are_judged_by_their_images() -> None:
 
 
 def test_the_buffer_is_bounded_and_drops_the_most_redundant() -> None:
-    mapper = Mapper(updated(ReconxConfig(), {"keyframes.max_buffer": 3}))
+    mapper = KeyframeMapper(updated(ReconxConfig(), {"keyframes.max_buffer": 3}))
     for x in (0.0, 5.0, 5.5, 10.0):
         assert mapper.add_frame(frame(pose(x=x))).kept
     assert [k.id for k in mapper.keyframes] in ([0, 2, 3], [0, 1, 3])
@@ -188,7 +188,7 @@ def test_the_trigger_has_hysteresis_and_a_cooldown() -> None:
 
 
 def test_results_replace_their_keyframes_and_leave_the_others() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     for x in (0.0, 0.6):
         mapper.add_frame(frame(pose(x=x)))
     before = mapper.coverage().mean
@@ -207,14 +207,14 @@ def test_generated_and_unsure_points_stay_out_of_the_exported_cloud() -> None:
     cloud.provenance[:100] = Provenance.GENERATED
     cloud.confidence[100:150] = 0.2
     for include, expected in ((False, len(cloud) - 150), (True, len(cloud) - 50)):
-        mapper = Mapper(updated(ReconxConfig(), {"output.include_generated": include}))
+        mapper = KeyframeMapper(updated(ReconxConfig(), {"output.include_generated": include}))
         mapper.integrate(cloud, {0: pose()})
         assert len(mapper.cloud()) == expected
         assert len(mapper.full_cloud()) == len(cloud)
 
 
 def test_a_job_takes_the_new_keyframes_and_what_overlaps_them() -> None:
-    mapper = Mapper(updated(ReconxConfig(), {"keyframes.max_per_job": 3}))
+    mapper = KeyframeMapper(updated(ReconxConfig(), {"keyframes.max_per_job": 3}))
     for x in (0.0, 5.0, 10.0):
         mapper.add_frame(frame(pose(x=x)))
     mapper.job_started(mapper.job_keyframes())
@@ -225,14 +225,14 @@ def test_a_job_takes_the_new_keyframes_and_what_overlaps_them() -> None:
 
 
 def test_single_keyframe_is_refused_in_one_sentence() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     mapper.add_frame(frame(pose()))
     with pytest.raises(InvalidInputError, match="1 keyframe with a pose, a reconstruction needs at least 2"):
         mapper.job_keyframes()
 
 
 def test_reset_forgets_the_map_but_ids_keep_rising() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     mapper.add_frame(frame(pose()))
     mapper.integrate(wall(0), {0: pose()})
     mapper.reset()
@@ -241,14 +241,14 @@ def test_reset_forgets_the_map_but_ids_keep_rising() -> None:
 
 
 def test_a_restored_map_covers_as_before() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     mapper.restore(wall(7), {7: pose()})
     assert mapper.add_frame(frame(pose())).keyframe.id == 8
     assert mapper.coverage().current == 1.0
 
 
 def test_unmapped_views_promise_the_larger_gain() -> None:
-    mapper = Mapper(ReconxConfig())
+    mapper = KeyframeMapper(ReconxConfig())
     mapper.integrate(wall(0), {0: pose()})
     known, unknown = mapper.score_views(CAMERA, [pose(), pose(turn=np.pi)])
     assert known == (0.0, 1.0) and unknown == (1.0, 0.0)

@@ -13,7 +13,7 @@ from reconx_ros.core import SE3, InsufficientParallaxError, Job
 from reconx_ros.geometry.projection import backproject, project, transform_points
 from reconx_ros.pointmap.stereo.coarse import look
 from reconx_ros.pointmap.stereo.confidence import confidence, precision_trust, witness_trust
-from reconx_ros.pointmap.stereo.consistency import Agreement, DepthView, agreement, round_trip
+from reconx_ros.pointmap.stereo.consistency import DepthMap, ViewAgreement, agreement, round_trip
 from reconx_ros.pointmap.stereo.kernels import TorchKernels
 from reconx_ros.pointmap.stereo.pairs import angle_score, nearby_sources, pair_score, select_sources
 from reconx_ros.pointmap.stereo.views import MatchView, normalised, prepare_views
@@ -22,17 +22,17 @@ CAMERA = pinhole(60, 44)
 POSES = [look_at((-1.8, -0.5 + 0.2 * i, 1.1), (1.0, 0.0, 0.8)) for i in range(4)]
 
 
-def exact_view(pose: SE3, factor: float = 1.0) -> DepthView:
+def exact_view(pose: SE3, factor: float = 1.0) -> DepthMap:
     depth = torch.from_numpy(cast(room(), CAMERA, pose)[1]).float()
-    return DepthView(depth=factor * depth, usable=depth > 0, camera=CAMERA, world_from_cam=pose)
+    return DepthMap(depth=factor * depth, usable=depth > 0, camera=CAMERA, world_from_cam=pose)
 
 
 @pytest.fixture(scope="module")
-def views() -> list[DepthView]:
+def views() -> list[DepthMap]:
     return [exact_view(pose) for pose in POSES]
 
 
-def test_round_trip_equals_a_loop(views: list[DepthView]) -> None:
+def test_round_trip_equals_a_loop(views: list[DepthMap]) -> None:
     view, other = views[0], exact_view(POSES[1], 1.01)
     trip = round_trip(view, other)
     points = transform_points(view.world_from_cam, backproject(view.depth, CAMERA))
@@ -49,7 +49,7 @@ def test_round_trip_equals_a_loop(views: list[DepthView]) -> None:
         assert float(trip.relative[y, x]) == pytest.approx((found - float(z)) / float(z), abs=1e-4)
 
 
-def test_exact_depths_agree_wherever_they_are_not_hidden(views: list[DepthView]) -> None:
+def test_exact_depths_agree_wherever_they_are_not_hidden(views: list[DepthMap]) -> None:
     told = agreement(views[1], [views[0], views[2], views[3]], 0.02)
     seen = told.sees >= 2
     assert float((told.agrees >= 2)[seen].float().mean()) > 0.9
@@ -57,7 +57,7 @@ def test_exact_depths_agree_wherever_they_are_not_hidden(views: list[DepthView])
     assert float(close.max()) < 0.02
 
 
-def test_agreement_does_not_depend_on_order_or_on_where_the_world_is(views: list[DepthView]) -> None:
+def test_agreement_does_not_depend_on_order_or_on_where_the_world_is(views: list[DepthMap]) -> None:
     first = agreement(views[0], views[1:], 0.02)
     turned = agreement(views[0], views[:0:-1], 0.02)
     move = SE3.exp(np.array([0.3, -1.0, 2.0]), np.array([5.0, -3.0, 1.0]))
@@ -68,7 +68,7 @@ def test_agreement_does_not_depend_on_order_or_on_where_the_world_is(views: list
         assert float((told.agrees == first.agrees).float().mean()) > 0.995
 
 
-def test_a_point_in_the_air_is_denied(views: list[DepthView]) -> None:
+def test_a_point_in_the_air_is_denied(views: list[DepthMap]) -> None:
     near = replace(views[0], depth=0.7 * views[0].depth)
     told = agreement(near, views[1:], 0.02)
     seen = told.sees >= 2
@@ -76,16 +76,16 @@ def test_a_point_in_the_air_is_denied(views: list[DepthView]) -> None:
     assert float((told.denies >= 1)[seen].float().mean()) > 0.8
 
 
-def test_missing_depth_is_no_witness(views: list[DepthView]) -> None:
+def test_missing_depth_is_no_witness(views: list[DepthMap]) -> None:
     blind = replace(views[1], usable=torch.zeros_like(views[1].usable))
     told = agreement(views[0], [blind], 0.02)
     assert not told.sees.any() and not told.agrees.any()
     torch.testing.assert_close(told.depth, views[0].depth)
 
 
-def verdict(sees: float, agrees: float, denies: float = 0.0, angle: float = 10.0) -> Agreement:
+def verdict(sees: float, agrees: float, denies: float = 0.0, angle: float = 10.0) -> ViewAgreement:
     sees_, agrees_, denies_, angle_ = (torch.full((1, 1), v) for v in (sees, agrees, denies, angle))
-    return Agreement(sees=sees_, agrees=agrees_, denies=denies_, depth=torch.ones(1, 1), angle_deg=angle_)
+    return ViewAgreement(sees=sees_, agrees=agrees_, denies=denies_, depth=torch.ones(1, 1), angle_deg=angle_)
 
 
 def test_confidence_rises_with_witnesses_and_falls_with_contradiction() -> None:

@@ -17,7 +17,7 @@ from reconx_ros.core import SE3, BackendUnavailableError, ConfigError, InvalidIn
 from reconx_ros.native import build_native, library
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.filters import connected_components, median_filter
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels, select_kernels
 from reconx_ros.pointmap.stereo.native import NativeKernels
@@ -139,7 +139,7 @@ def test_agreement_equals_the_twin(monkeypatch: pytest.MonkeyPatch, isa: str) ->
         pose = keyframe.frame.world_from_cam
         assert pose is not None
         usable = torch.rand(truth.shape, generator=rng) > 0.05
-        views.append(DepthView(depth=depth, usable=usable, camera=keyframe.frame.camera, world_from_cam=pose))
+        views.append(DepthMap(depth=depth, usable=usable, camera=keyframe.frame.camera, world_from_cam=pose))
     ours, truth = (k.agreement(views[1], [views[0], *views[2:]], 0.02) for k in (native, TorchKernels()))
     assert float(truth.agrees.max()) == 3 and float(truth.denies.max()) >= 1
     for name in ("sees", "agrees", "denies", "depth", "angle_deg"):
@@ -168,7 +168,7 @@ def test_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) ->
         native = kernels(monkeypatch, ISAS[0], threads)
         choice = native.match(views[0], views[1:], planes(37), 5, SMOOTH)
         own, others = (
-            [DepthView(depth=1 + v.grey, usable=v.grey > 0.2, camera=v.camera, world_from_cam=v.world_from_cam)]
+            [DepthMap(depth=1 + v.grey, usable=v.grey > 0.2, camera=v.camera, world_from_cam=v.world_from_cam)]
             for v in views[:2]
         )
         told = native.agreement(own[0], others, 0.3)
@@ -225,7 +225,7 @@ def test_bad_inputs_are_refused_alike(monkeypatch: pytest.MonkeyPatch) -> None:
             one.match(views[0], [cut], planes(4), 5, SMOOTH)
     native = kernels(monkeypatch, ISAS[0])
     shape = (views[0].camera.height, views[0].camera.width)
-    small = DepthView(
+    small = DepthMap(
         depth=torch.ones(shape)[1:],
         usable=torch.ones(shape, dtype=torch.bool),
         camera=views[0].camera,

@@ -35,7 +35,7 @@ from reconx_ros.learning.weights import AveragedWeights, parameter_groups
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.weights import load_network
 from reconx_ros.pointmap.training import evaluate
-from reconx_ros.pointmap.training.config import NetworkSettings, TrainingConfig
+from reconx_ros.pointmap.training.config import PointmapNetworkSettings, PointmapTrainingConfig
 from reconx_ros.pointmap.training.data import (
     GroupBatch,
     collated,
@@ -47,7 +47,7 @@ from reconx_ros.pointmap.training.data import (
 from reconx_ros.pointmap.training.losses import PairTargets, confidence_loss, pixel_errors, regression_loss
 from reconx_ros.pointmap.training.schedule import learning_rate
 from reconx_ros.pointmap.training.step import predict_groups
-from reconx_ros.pointmap.training.trainer import Trainer, TrainingRun
+from reconx_ros.pointmap.training.trainer import PointmapTrainer, PointmapTrainingRun
 
 CPU = torch.device("cpu")
 SIZE = (24, 16)  # width, height
@@ -256,11 +256,11 @@ def test_rotation_error_is_that_of_the_points() -> None:
 # The loop -------------------------------------------------------------------------------------------------------
 
 
-def small_run(folder: Path, **changes: Any) -> TrainingRun:
+def small_run(folder: Path, **changes: Any) -> PointmapTrainingRun:
     settings = {"steps": 6, "batch": 2, "reuse": 1, "warmup_steps": 2, "workers": 0, "validate_every": 3,
                 "validation_groups": 2, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
-    return TrainingRun(
-        config=TrainingConfig(**{**settings, **changes}),
+    return PointmapTrainingRun(
+        config=PointmapTrainingConfig(**{**settings, **changes}),
         network=small_config(img_size=(16, 24)),
         train=room,
         validation=lambda number: room(10_000 + number),
@@ -276,7 +276,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    config = TrainingConfig(steps=100, warmup_steps=10, learning_rate=1e-3, final_rate=1e-5)
+    config = PointmapTrainingConfig(steps=100, warmup_steps=10, learning_rate=1e-3, final_rate=1e-5)
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[9] == rates[10] == pytest.approx(1e-3) and rates[0] == pytest.approx(1e-4)
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
@@ -299,7 +299,7 @@ def test_training_learns(folder: Path) -> None:
     run = replace(
         small_run(folder, steps=60, batch=8, learning_rate=5e-3, average=0.9), on_log=lambda r: rows.append(dict(r))
     )
-    trainer = Trainer(run, CPU)
+    trainer = PointmapTrainer(run, CPU)
     card = trainer.fit(Job())
     losses = [row["regression"] for row in rows if "regression" in row]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
@@ -321,7 +321,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     changes = {"reuse": 2, "window": 4}
-    whole = Trainer(small_run(tmp_path / "whole", **changes), CPU)
+    whole = PointmapTrainer(small_run(tmp_path / "whole", **changes), CPU)
     whole.fit(Job())
     token = CancelToken()
 
@@ -330,8 +330,10 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
             token.cancel()
 
     with pytest.raises(CancelledError):
-        Trainer(small_run(tmp_path / "parts", **changes), CPU).fit(Job(on_progress=cancel_at_three, token=token))
-    resumed = Trainer(small_run(tmp_path / "parts", **changes), CPU, resume=True)
+        PointmapTrainer(small_run(tmp_path / "parts", **changes), CPU).fit(
+            Job(on_progress=cancel_at_three, token=token)
+        )
+    resumed = PointmapTrainer(small_run(tmp_path / "parts", **changes), CPU, resume=True)
     assert 3 <= resumed.step < 6
     resumed.fit(Job())
     for name, tensor in whole.network.state_dict().items():
@@ -341,19 +343,19 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_what_a_run_refuses(folder: Path) -> None:
     with pytest.raises(StorageError, match="to resume from"):
-        Trainer(small_run(folder), CPU, resume=True)
-    Trainer(small_run(folder, steps=2), CPU).fit(Job())
+        PointmapTrainer(small_run(folder), CPU, resume=True)
+    PointmapTrainer(small_run(folder, steps=2), CPU).fit(Job())
     with pytest.raises(InvalidInputError, match=r"batch was 2 and is 3"):
-        Trainer(small_run(folder, steps=2, batch=3), CPU, resume=True)
-    Trainer(small_run(folder, steps=2, log_every=5), CPU, resume=True)
+        PointmapTrainer(small_run(folder, steps=2, batch=3), CPU, resume=True)
+    PointmapTrainer(small_run(folder, steps=2, log_every=5), CPU, resume=True)
     state = folder / "training_state.pt"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(StorageError, match="complete file"):
-        Trainer(small_run(folder, steps=2), CPU, resume=True)
+        PointmapTrainer(small_run(folder, steps=2), CPU, resume=True)
 
 
 def test_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
-    trainer = Trainer(small_run(folder), CPU)
+    trainer = PointmapTrainer(small_run(folder), CPU)
     with torch.no_grad():
         trainer.network.downstream_head1.proj.bias.fill_(torch.nan)
     with pytest.raises(ReconstructionError, match="step 0"):
@@ -361,9 +363,9 @@ def test_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
 
 
 def test_every_pair_sees_the_features_of_its_views() -> None:
-    trainer_network = NetworkSettings(width=32, depth=1, decoder_width=32, decoder_depth=1, patch=8).network_config(
-        16, 24
-    )
+    trainer_network = PointmapNetworkSettings(
+        width=32, depth=1, decoder_width=32, decoder_depth=1, patch=8
+    ).network_config(16, 24)
 
     torch.manual_seed(0)
     network = PointmapNetwork(trainer_network).eval().requires_grad_(False)
@@ -415,13 +417,13 @@ def test_interrupt_cancels_first_and_interrupts_then() -> None:
 def test_interrupted_command_can_be_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Trainer._advance
+    advance = PointmapTrainer._advance
 
-    def interrupted(trainer: Trainer, batch: GroupBatch) -> torch.Tensor:
+    def interrupted(trainer: PointmapTrainer, batch: GroupBatch) -> torch.Tensor:
         signal.raise_signal(signal.SIGINT)
         return advance(trainer, batch)
 
-    monkeypatch.setattr(Trainer, "_advance", interrupted)
+    monkeypatch.setattr(PointmapTrainer, "_advance", interrupted)
     assert main(["train", "pointmap", "--out", str(tmp_path / "net"), "--steps", "9", *SMALL]) == 1
     assert "stopped after step 1" in capsys.readouterr().err
     assert load_network(tmp_path / "net").card is not None

@@ -16,7 +16,7 @@ from reconx_ros.cli.reconstruct import read_input, scene_keyframes
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera
 from reconx_ros.geometry.projection import project, transform_points
 from reconx_ros.io import images
-from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_of
+from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_from_folder
 from reconx_ros.io.readers.tum import nearest_pairs
 from reconx_ros.io.scene_views import LazyFrames
 from reconx_ros.io.scenes import Scene, read_scene, read_split, write_scene
@@ -86,7 +86,7 @@ def test_options_work_in_every_layout(written: tuple[str, Written, Scene]) -> No
 
 def test_layouts_are_told_by_content(written: tuple[str, Written, Scene]) -> None:
     layout, truth, _ = written
-    assert layout_of(truth.root).name == layout
+    assert layout_from_folder(truth.root).name == layout
     assert layout in LAYOUT_NAMES
 
 

@@ -7,7 +7,7 @@ import torch
 from stage2_scenes import CAMERA, room_pose, room_views
 
 from reconx_ros.core import InvalidInputError, Trajectory
-from reconx_ros.diffusion.clips.pictures import fill_holes, render_path, surfaces_of
+from reconx_ros.diffusion.clips.pictures import fill_holes, render_path, surfaces_from_views
 from reconx_ros.diffusion.clips.render_guidance import (
     LatentGuide,
     cell_mask,
@@ -105,7 +105,7 @@ def test_holes_continue_what_is_known() -> None:
 def test_targets_show_the_scene_where_it_is_known_and_pictures_where_they_stand() -> None:
     views = room_views(2)
     path = Trajectory(camera=CAMERA, world_from_cams=(room_pose(0), room_pose(0.5), room_pose(40)))
-    renders = render_path(surfaces_of(views, 0.3, torch.device("cpu")), path)
+    renders = render_path(surfaces_from_views(views, 0.3, torch.device("cpu")), path)
     target = render_target(renders, {0: views.views[0].rgb}, 0.5, 1.0, 0.0)
     assert torch.equal(target.rgb[0], views.views[0].rgb) and bool(target.explained[0].all())
     assert 0.5 < target.explained[1].float().mean() < 1

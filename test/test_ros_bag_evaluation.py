@@ -12,7 +12,7 @@ import pytest
 from reconx_ros.cli.evaluate_bag import is_bag
 from reconx_ros.cli.main import main
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, Provenance, ReconstructionError
-from reconx_ros.evaluation.bag_task import DrawnView, bag_task, drawn_part, score_drawn, withheld_stamps
+from reconx_ros.evaluation.bag_task import ScoredDrawing, bag_task, drawn_part, score_drawn, withheld_stamps
 from reconx_ros.evaluation.layout import EvaluationFolder, metrics_from_json
 from reconx_ros.evaluation.live_record import live_record
 from reconx_ros.io.images import read_image
@@ -59,7 +59,7 @@ def test_a_perfect_map_scores_perfectly_and_a_refused_view_is_told(tmp_path: Pat
     task, _ = bag_task("bag", [frame(k) for k in range(8)], keyframes={0: 0, 1: 10}, withheld={30, 70}, every=4,
                        max_size=64)  # fmt: skip
     everywhere = np.full((48, 64), int(Provenance.OBSERVED), np.uint8)
-    perfect = DrawnView(rgb_u8=task.tests[0].rgb_u8, provenance=everywhere)
+    perfect = ScoredDrawing(rgb_u8=task.tests[0].rgb_u8, provenance=everywhere)
     part, drawn, refused = drawn_part(task, [perfect, "there is no scene"])
     assert refused == {"there is no scene": 1} and len(part.tests) == 1
     folder = EvaluationFolder(root=tmp_path)
@@ -72,9 +72,9 @@ def test_a_perfect_map_scores_perfectly_and_a_refused_view_is_told(tmp_path: Pat
 
 
 def _run_folder(folder: EvaluationFolder) -> Any:
-    from reconx_ros.evaluation.layout import Setting
+    from reconx_ros.evaluation.layout import RunSetting
 
-    return folder.run(Setting(scene="bag", views=2, poses="tf", seed=0))
+    return folder.run(RunSetting(scene="bag", views=2, poses="tf", seed=0))
 
 
 def test_what_is_a_bag(tmp_path: Path) -> None:
@@ -98,12 +98,14 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from reconx_ros.sim.bag import write_bag
     from reconx_ros.sim.path import Drive, DriveConfig, default_camera
     from reconx_ros.sim.raycast import RenderConfig, RoomRenderer
-    from reconx_ros.sim.recording import Recorder
+    from reconx_ros.sim.recording import DriveRecorder
     from reconx_ros.sim.room import RoomConfig, make_room
 
     room = make_room(RoomConfig(seed=1))
     drive = Drive(room, DriveConfig(duration_s=8.0))
-    recorder = Recorder(RoomRenderer(room, RenderConfig(texel_m=0.02)), drive, default_camera(160, 120), supersample=1)
+    recorder = DriveRecorder(
+        RoomRenderer(room, RenderConfig(texel_m=0.02)), drive, default_camera(160, 120), supersample=1
+    )
     path = tmp_path_factory.mktemp("bags") / "drive"
     write_bag(path, recorder.recording(drive.stamps(4.0)), depth=True)
     return path

@@ -21,22 +21,22 @@ from reconx_ros.io.images import encode_depth_png, encode_jpeg, encode_png
 from reconx_ros.jobs.encoding import announced_size
 from reconx_ros.ros.conversions import (
     camera_info_msg,
+    cloud_from_msg,
     cloud_msg,
-    cloud_of,
-    depth_of_compressed,
-    depth_of_image,
+    depth_from_compressed,
+    depth_from_image,
     frustum_markers,
     header_msg,
     image_msg,
     image_view,
+    ns_from_stamp,
     path_msg,
-    pinhole_of_info,
+    pinhole_from_info,
     pose_msg,
-    rectifier_of_info,
-    rgb_of_compressed,
-    rgb_of_image,
-    se3_of_pose,
-    stamp_ns_of,
+    rectifier_from_info,
+    rgb_from_compressed,
+    rgb_from_image,
+    se3_from_pose,
     time_msg,
 )
 from reconx_ros.ros.conversions.markers import frustum_corners
@@ -57,7 +57,7 @@ def image(encoding: str, data: bytes, *, width: int = 2, height: int = 2, step: 
 
 def test_rgb8_is_a_view_and_round_trips() -> None:
     msg = image_msg(RGB, "rgb8", Header())
-    pixels = rgb_of_image(msg)
+    pixels = rgb_from_image(msg)
     np.testing.assert_array_equal(pixels, RGB)
     msg.data[0] = 200
     assert pixels[0, 0, 0] == 200  # no copy
@@ -70,29 +70,29 @@ def test_rgb8_is_a_view_and_round_trips() -> None:
 )
 def test_channel_orders(encoding: str, pixel: list[int]) -> None:
     msg = image(encoding, bytes(pixel * 4))
-    assert rgb_of_image(msg)[1, 1].tolist() == [1, 2, 3]
+    assert rgb_from_image(msg)[1, 1].tolist() == [1, 2, 3]
 
 
 def test_mono8_becomes_grey() -> None:
-    assert rgb_of_image(image("mono8", bytes([1, 2, 3, 4])))[1, 0].tolist() == [3, 3, 3]
+    assert rgb_from_image(image("mono8", bytes([1, 2, 3, 4])))[1, 0].tolist() == [3, 3, 3]
 
 
 def test_row_step_is_honoured_and_last_padding_may_be_missing() -> None:
     padded = bytes([1, 2, 3, 4, 5, 6, 99, 99, 7, 8, 9, 10, 11, 12])
-    assert rgb_of_image(image("rgb8", padded, step=8))[1].tolist() == [[7, 8, 9], [10, 11, 12]]
+    assert rgb_from_image(image("rgb8", padded, step=8))[1].tolist() == [[7, 8, 9], [10, 11, 12]]
 
 
 def test_depth_in_millimetres_of_both_byte_orders() -> None:
     for big in (False, True):
         data = struct.pack(">4H" if big else "<4H", 1500, 0, 2000, 65535)
-        depth = depth_of_image(image("16UC1", data, big=big))
+        depth = depth_from_image(image("16UC1", data, big=big))
         assert depth.dtype == np.float32
         np.testing.assert_allclose(depth, [[1.5, np.nan], [2.0, 65.535]], rtol=1e-6)
 
 
 def test_depth_that_is_not_finite_and_positive_is_unknown() -> None:
     data = struct.pack("<4f", float("nan"), float("inf"), -1.0, 3.25)
-    np.testing.assert_array_equal(depth_of_image(image("32FC1", data)), [[np.nan, np.nan], [np.nan, 3.25]])
+    np.testing.assert_array_equal(depth_from_image(image("32FC1", data)), [[np.nan, np.nan], [np.nan, 3.25]])
 
 
 def stored(pixels: np.ndarray, encoding: str, *, padding: int = 0, big: bool = False) -> Image:
@@ -130,7 +130,7 @@ def packed_yuv(rgb: np.ndarray, encoding: str) -> np.ndarray:
 @pytest.mark.parametrize("encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv12", "nv21"])
 def test_yuv_becomes_the_colours_that_it_was_made_of(encoding: str, padding: int) -> None:
     rgb = smooth_picture()
-    got = rgb_of_image(stored(packed_yuv(rgb, encoding), encoding, padding=padding)).astype(float)
+    got = rgb_from_image(stored(packed_yuv(rgb, encoding), encoding, padding=padding)).astype(float)
     assert got.shape == rgb.shape
     assert np.abs(got - rgb)[2:-2, 2:-2].max() < 9 and np.abs(got - rgb).mean() < 2.5
 
@@ -144,7 +144,7 @@ def test_a_bayer_mosaic_becomes_the_colours_that_it_was_made_of(order: str, bits
     mosaic = np.take_along_axis(rgb, which[..., None], axis=-1)[..., 0]
     pixels = np.round(mosaic * (257 if bits == 16 else 1)).astype(np.uint16 if bits == 16 else np.uint8)
     for big in (False, True):
-        got = rgb_of_image(stored(pixels, f"bayer_{order}{bits}", padding=4, big=big))
+        got = rgb_from_image(stored(pixels, f"bayer_{order}{bits}", padding=4, big=big))
         assert got.dtype == np.uint8 and np.abs(got - rgb)[2:-2, 2:-2].max() < 4
 
 
@@ -153,12 +153,12 @@ def test_a_bayer_mosaic_becomes_the_colours_that_it_was_made_of(order: str, bits
 def test_sixteen_bits_fill_eight(encoding: str, big: bool) -> None:
     rgb = np.round(smooth_picture()).astype(np.uint16) * 257
     if encoding == "mono16":
-        got = rgb_of_image(stored(rgb[..., 1], encoding, padding=2, big=big))
+        got = rgb_from_image(stored(rgb[..., 1], encoding, padding=2, big=big))
         np.testing.assert_array_equal(got, np.repeat(rgb[..., 1:2] // 257, 3, axis=-1))
         return
     order = ["rgba".index(c) for c in encoding.removesuffix("16")]
     pixels = np.concatenate([rgb, np.full_like(rgb[..., :1], 7)], axis=-1)[..., order]
-    np.testing.assert_array_equal(rgb_of_image(stored(pixels, encoding, padding=2, big=big)), rgb // 257)
+    np.testing.assert_array_equal(rgb_from_image(stored(pixels, encoding, padding=2, big=big)), rgb // 257)
 
 
 def test_every_encoding_is_what_cv_bridge_makes_of_it() -> None:
@@ -172,14 +172,14 @@ def test_every_encoding_is_what_cv_bridge_makes_of_it() -> None:
         else:
             channels = {"bgra8": [2, 1, 0, 0], "mono8": 1}[encoding]
             msg = stored(np.round(rgb).astype(np.uint8)[..., channels], encoding)
-        np.testing.assert_array_equal(rgb_of_image(msg), bridge.imgmsg_to_cv2(msg, "rgb8"), err_msg=encoding)
+        np.testing.assert_array_equal(rgb_from_image(msg), bridge.imgmsg_to_cv2(msg, "rgb8"), err_msg=encoding)
 
 
 @pytest.mark.parametrize(("encoding", "size"), [("uyvy", (3, 2)), ("nv12", (4, 3)), ("bayer_rggb8", (3, 3))])
 def test_pixels_that_share_their_colour_come_in_pairs(encoding: str, size: tuple[int, int]) -> None:
     msg = image(encoding, bytes(64), width=size[0], height=size[1])
     with pytest.raises(InvalidInputError, match=f"size is {size[0]}x{size[1]}, expected an even width"):
-        rgb_of_image(msg)
+        rgb_from_image(msg)
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_pixels_that_share_their_colour_come_in_pairs(encoding: str, size: tuple
 )
 def test_bad_images_get_one_sentence(msg: Image, sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
-        rgb_of_image(msg)
+        rgb_from_image(msg)
 
 
 def test_colour_is_no_depth() -> None:
     with pytest.raises(InvalidInputError, match="depth encoding is 'rgb8', expected one of 32FC1"):
-        depth_of_image(image("rgb8", bytes(12)))
+        depth_from_image(image("rgb8", bytes(12)))
 
 
 @given(
@@ -227,9 +227,9 @@ def compressed(data: bytes, kind: str = "jpeg") -> CompressedImage:
 
 
 def test_png_is_exact_and_jpeg_is_near() -> None:
-    np.testing.assert_array_equal(rgb_of_compressed(compressed(encode_png(RGB))), RGB)
+    np.testing.assert_array_equal(rgb_from_compressed(compressed(encode_png(RGB))), RGB)
     smooth = np.full((16, 16, 3), (200, 100, 50), np.uint8)
-    np.testing.assert_allclose(rgb_of_compressed(compressed(encode_jpeg(smooth))).astype(int), smooth, atol=4)
+    np.testing.assert_allclose(rgb_from_compressed(compressed(encode_jpeg(smooth))).astype(int), smooth, atol=4)
 
 
 @pytest.mark.parametrize("encode", [encode_jpeg, encode_png])
@@ -238,34 +238,34 @@ def test_truncated_pictures_are_refused(encode: object) -> None:
     assert announced_size(data) == (40, 40)
     for share in (0.5, 0.9):
         with pytest.raises(InvalidInputError, match=r"is cut short|starts with"):
-            rgb_of_compressed(compressed(data[: int(share * len(data))]))
+            rgb_from_compressed(compressed(data[: int(share * len(data))]))
 
 
 def test_a_picture_that_announces_too_much_is_refused_before_decoding() -> None:
     data = bytearray(encode_png(RGB))
     data[16:24] = struct.pack(">II", 2**20, 2**20)
     with pytest.raises(InvalidInputError, match="size is 1048576x1048576"):
-        rgb_of_compressed(compressed(bytes(data)))
+        rgb_from_compressed(compressed(bytes(data)))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_with_one_sentence(data: bytes) -> None:
     for prefix in (b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"):
         with pytest.raises(InvalidInputError):
-            rgb_of_compressed(compressed(prefix + data))
+            rgb_from_compressed(compressed(prefix + data))
 
 
 def test_compressed_depth_of_both_kinds() -> None:
     depth = np.array([[1.0, 0.0], [2.5, 4.0]], np.float32)
     plain = compressed(bytes(12) + encode_depth_png(depth), "16UC1; compressedDepth png")
-    np.testing.assert_allclose(depth_of_compressed(plain), np.where(depth > 0, depth, np.nan), atol=1e-6)
+    np.testing.assert_allclose(depth_from_compressed(plain), np.where(depth > 0, depth, np.nan), atol=1e-6)
     a, b = 100.0, 1.0
     counts = np.where(depth > 0, np.round(a / np.maximum(depth, 1e-3) + b), 0).astype(np.uint16)
     quantised = struct.pack("<iff", 0, a, b) + bytes(cv2.imencode(".png", counts)[1])
-    got = depth_of_compressed(compressed(quantised, "32FC1; compressedDepth png"))
+    got = depth_from_compressed(compressed(quantised, "32FC1; compressedDepth png"))
     np.testing.assert_allclose(got, np.where(depth > 0, depth, np.nan), rtol=0.02)
     with pytest.raises(InvalidInputError, match="rvl"):
-        depth_of_compressed(compressed(quantised, "16UC1; compressedDepth rvl"))
+        depth_from_compressed(compressed(quantised, "16UC1; compressedDepth rvl"))
 
 
 # Clouds ---------------------------------------------------------------------------------------------------------
@@ -304,12 +304,12 @@ def test_cloud_bytes_are_those_of_the_documented_layout() -> None:
 
 def test_cloud_round_trip_and_density() -> None:
     original = cloud(100)
-    back = cloud_of(cloud_msg(original, Header()))
+    back = cloud_from_msg(cloud_msg(original, Header()))
     for name in original.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(back, name), getattr(original, name))
     original.points[3, 1] = np.nan
     assert not cloud_msg(original, Header()).is_dense
-    assert len(cloud_of(cloud_msg(PointCloud.empty(), Header()))) == 0
+    assert len(cloud_from_msg(cloud_msg(PointCloud.empty(), Header()))) == 0
 
 
 def test_organised_big_endian_cloud_with_padding_is_read() -> None:
@@ -318,7 +318,7 @@ def test_organised_big_endian_cloud_with_padding_is_read() -> None:
     msg.fields = [PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate(names)]
     rows = [struct.pack(">4f", 1, 2, 3, 0) + b"pad!", struct.pack(">4f", 4, 5, 6, 0)]
     msg.data = array.array("B", b"".join(rows))
-    read = cloud_of(msg)
+    read = cloud_from_msg(msg)
     assert read.points.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert read.provenance.tolist() == [1, 1] and read.confidence.tolist() == [1.0, 1.0]
 
@@ -337,7 +337,7 @@ def test_bad_clouds_get_one_sentence(change: dict[str, object], sentence: str) -
     for name, value in change.items():
         setattr(msg, name, value)
     with pytest.raises(InvalidInputError, match=sentence):
-        cloud_of(msg)
+        cloud_from_msg(msg)
 
 
 # Cameras, poses, markers ----------------------------------------------------------------------------------------
@@ -345,22 +345,22 @@ def test_bad_clouds_get_one_sentence(change: dict[str, object], sentence: str) -
 
 def test_camera_info_round_trip() -> None:
     info = camera_info_msg(CAMERA, Header())
-    rectifier = rectifier_of_info(info)
+    rectifier = rectifier_from_info(info)
     assert rectifier.camera == CAMERA and not rectifier.changes
-    assert pinhole_of_info(info) == CAMERA
-    assert rectifier_of_info(info, rectified=True).camera == CAMERA
+    assert pinhole_from_info(info) == CAMERA
+    assert rectifier_from_info(info, rectified=True).camera == CAMERA
 
 
 def test_binning_and_region_of_interest_change_the_intrinsics() -> None:
     info = camera_info_msg(PinholeCamera(width=640, height=480, fx=500, fy=500, cx=319.5, cy=239.5), Header())
     info.binning_x = info.binning_y = 2
-    assert rectifier_of_info(info).camera == PinholeCamera(width=320, height=240, fx=250, fy=250, cx=159.5, cy=119.5)
+    assert rectifier_from_info(info).camera == PinholeCamera(width=320, height=240, fx=250, fy=250, cx=159.5, cy=119.5)
     info.binning_x = info.binning_y = 0
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 50, 200, 100
-    assert rectifier_of_info(info).camera == PinholeCamera(width=200, height=100, fx=500, fy=500, cx=219.5, cy=189.5)
+    assert rectifier_from_info(info).camera == PinholeCamera(width=200, height=100, fx=500, fy=500, cx=219.5, cy=189.5)
     info.roi.width = 600
     with pytest.raises(InvalidInputError, match="region of interest 600x100 at"):
-        rectifier_of_info(info)
+        rectifier_from_info(info)
 
 
 W, H, LENS = 160, 120, (-0.28, 0.07, 0.001, -0.0005, 0.0)
@@ -401,7 +401,7 @@ def test_a_window_and_its_binning_see_what_the_whole_sensor_sees(
     info.binning_x, info.binning_y = binning
     if roi is not None:
         info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = roi
-    rectifier = rectifier_of_info(info)
+    rectifier = rectifier_from_info(info)
     assert rectifier.camera.size == (columns, rows)
     got = rectifier.image(binned[..., None].astype(np.float32)).reshape(rows, columns)
     u, v = np.meshgrid(np.arange(columns), np.arange(rows))
@@ -416,15 +416,15 @@ def test_a_rectified_window_whose_place_cannot_be_known_is_refused() -> None:
     info = full_calibration("plumb_bob")
     info.p = [100.0, 0.0, 80.0, 0.0, 0.0, 100.0, 60.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 40, 20, 80, 60
-    assert rectifier_of_info(info, rectified=True).camera.cx == 40.0
+    assert rectifier_from_info(info, rectified=True).camera.cx == 40.0
     info.roi.do_rectify = True
     with pytest.raises(InvalidInputError, match="region of interest with do_rectify"):
-        rectifier_of_info(info, rectified=True)
+        rectifier_from_info(info, rectified=True)
 
 
 def test_uncalibrated_camera_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"fx = 0\.0, expected a calibrated camera"):
-        rectifier_of_info(CameraInfo(width=4, height=4))
+        rectifier_from_info(CameraInfo(width=4, height=4))
 
 
 pose_values = st.lists(st.floats(-10, 10), min_size=6, max_size=6)
@@ -433,7 +433,7 @@ pose_values = st.lists(st.floats(-10, 10), min_size=6, max_size=6)
 @given(pose_values)
 def test_pose_round_trip(values: list[float]) -> None:
     pose = SE3.exp(np.array(values[:3]), np.array(values[3:]))
-    back = se3_of_pose(pose_msg(pose))
+    back = se3_from_pose(pose_msg(pose))
     np.testing.assert_allclose(back.matrix, pose.matrix, atol=1e-9)
 
 
@@ -442,7 +442,7 @@ def test_pose_without_a_direction_is_refused() -> None:
     for w, words in ((0.0, "has length 0, expected 1"), (2.0, "has length 2"), (float("nan"), "has length nan")):
         msg.orientation.w = w
         with pytest.raises(InvalidInputError, match=words):
-            se3_of_pose(msg)
+            se3_from_pose(msg)
 
 
 @pytest.mark.parametrize("x", [float("nan"), float("inf"), -1e12])
@@ -450,12 +450,12 @@ def test_pose_without_a_place_is_refused(x: float) -> None:
     msg = pose_msg(SE3.identity())
     msg.position.x = x
     with pytest.raises(InvalidInputError, match="position is"):
-        se3_of_pose(msg)
+        se3_from_pose(msg)
 
 
 @given(st.integers(-(2**31) * 10**9, 2**31 * 10**9 - 1))
 def test_stamp_round_trip(stamp_ns: int) -> None:
-    assert stamp_ns_of(time_msg(stamp_ns)) == stamp_ns
+    assert ns_from_stamp(time_msg(stamp_ns)) == stamp_ns
 
 
 def test_stamp_that_does_not_fit_is_refused() -> None:
@@ -466,14 +466,14 @@ def test_stamp_that_does_not_fit_is_refused() -> None:
 def test_path_and_markers_carry_the_frames_stamps() -> None:
     pose = SE3.exp(np.zeros(3), np.array([1.0, 2.0, 3.0]))
     path = path_msg([pose, pose], [5, 6], "map", 6)
-    assert [stamp_ns_of(p.header.stamp) for p in path.poses] == [5, 6] and path.header.frame_id == "map"
+    assert [ns_from_stamp(p.header.stamp) for p in path.poses] == [5, 6] and path.header.frame_id == "map"
     frame = Frame(rgb_u8=RGB, camera=CAMERA, stamp_ns=9, world_from_cam=pose)
     lost = Frame(rgb_u8=RGB, camera=CAMERA, stamp_ns=10)
     keyframes = [Keyframe(id=4, frame=frame, sharpness=1.0), Keyframe(id=5, frame=lost, sharpness=1.0)]
     clear, frustum = frustum_markers(keyframes, "map", 0.2, {4}).markers
     assert clear.action == clear.DELETEALL
     assert frustum.id == 4 and len(frustum.points) == 16 and frustum.pose.position.z == 3.0
-    assert stamp_ns_of(frustum.header.stamp) == 9
+    assert ns_from_stamp(frustum.header.stamp) == 9
 
 
 def test_frustum_corners_span_the_image() -> None:

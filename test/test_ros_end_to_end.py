@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_srvs.srv import Trigger
 
 from reconx_ros.core import SE3
-from reconx_ros.ros.conversions import camera_info_msg, cloud_of, header_msg, image_view, pose_msg
+from reconx_ros.ros.conversions import camera_info_msg, cloud_from_msg, header_msg, image_view, pose_msg
 from reconx_ros.ros.graph.qos import latched_qos
 from reconx_ros.sim.raycast import RgbdImage, RoomRenderer
 from reconx_ros.sim.room import make_room
@@ -79,7 +79,7 @@ def test_the_real_reconstruction_maps_a_room(nodes: Graph, tmp_path: Path) -> No
     assert status.pointmap_backend == "multiview" and status.metric_scale
 
     nodes.wait("points", lambda: clouds and clouds[-1].width > 100)
-    cloud = cloud_of(clouds[-1])
+    cloud = cloud_from_msg(clouds[-1])
     assert set(cloud.provenance.tolist()) == {1}
     truth = camera.see(poses[2])
     local = poses[2].inverse().apply(cloud.points)

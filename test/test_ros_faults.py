@@ -16,7 +16,7 @@ from reconx_ros.msg import Status
 from ros_graph import FakeCamera, NodeProcess, graph
 from test_ros_reconx_node import Robot
 
-from reconx_ros.ros.conversions import cloud_of
+from reconx_ros.ros.conversions import cloud_from_msg
 
 TARGET = "ros_stub_jobs:until_told"
 
@@ -118,5 +118,5 @@ def test_a_node_killed_in_a_job_starts_clean_and_its_orphan_makes_room(bench: Be
     bench.go.touch()
     bench.robot.status("its map", lambda s: s.reconstructions == 1)
     bench.robot.graph.wait("its cloud", lambda: bench.robot.points and bench.robot.points[-1].width == 800)
-    assert set(cloud_of(bench.robot.points[-1]).keyframe_ids.tolist()) == {0, 1, 2, 3}
+    assert set(cloud_from_msg(bench.robot.points[-1]).keyframe_ids.tolist()) == {0, 1, 2, 3}
     assert bench.worker_pid() == worker, "the orphan cost no worker"

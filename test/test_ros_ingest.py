@@ -19,10 +19,10 @@ from reconx_ros.jobs.data import EncodedKeyframe, EncodedView, ErrorCode, JobOut
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
 from reconx_ros.ros.conversions.action_messages import (
-    goal_of_request,
-    outcome_of_result,
-    request_of_goal,
-    result_of_outcome,
+    goal_from_request,
+    outcome_from_result,
+    request_from_goal,
+    result_from_outcome,
 )
 from reconx_ros.ros.robot.camera_input import CameraInput
 from reconx_ros.ros.robot.ingest import Ingest, Now, shrunk
@@ -404,7 +404,7 @@ def test_goals_round_trip() -> None:
         job_id="j", frame_id="map", stamp_ns=3, keyframes=(encoded(2, pose), encoded(3, None)), preset="cpu",
         options_yaml="a: 1", preview=True, metric_poses=False,
     )  # fmt: skip
-    back = request_of_goal(goal_of_request(request))
+    back = request_from_goal(goal_from_request(request))
     assert (back.job_id, back.frame_id, back.stamp_ns, back.preset, back.preview, back.metric_poses) == (
         "j", "map", 3, "cpu", True, False,
     )  # fmt: skip
@@ -423,10 +423,10 @@ def test_results_round_trip() -> None:
         scene_path="/x",
         report_json="{}",
     )
-    back = outcome_of_result(result_of_outcome(outcome, 5, "map"))
+    back = outcome_from_result(result_from_outcome(outcome, 5, "map"))
     assert back.succeeded and list(back.keyframe_poses) == [7] and len(back.cloud) == 0
     assert back.novel_views[1].depth == b"png" and back.novel_views[1].provenance == b"mask"
-    failed = outcome_of_result(result_of_outcome(JobOutcome.failure(ErrorCode.NO_DISK, "full"), 5, "map"))
+    failed = outcome_from_result(result_from_outcome(JobOutcome.failure(ErrorCode.NO_DISK, "full"), 5, "map"))
     assert failed.error_code == ErrorCode.NO_DISK and failed.error_msg == "full" and failed.novel_views == ()
 
 
@@ -436,12 +436,12 @@ def test_error_codes_are_those_of_the_action() -> None:
 
 
 def test_results_that_disagree_with_themselves_are_refused() -> None:
-    result = result_of_outcome(JobOutcome(keyframe_poses={1: SE3.identity()}), 5, "map")
+    result = result_from_outcome(JobOutcome(keyframe_poses={1: SE3.identity()}), 5, "map")
     result.keyframe_ids.append(9)
     with pytest.raises(InvalidInputError, match="keyframe_poses has 1 entries, expected 2"):
-        outcome_of_result(result)
+        outcome_from_result(result)
     empty = Reconstruct.Result()
-    assert outcome_of_result(empty).cloud.points.shape == PointCloud.empty().points.shape
+    assert outcome_from_result(empty).cloud.points.shape == PointCloud.empty().points.shape
 
 
 def test_an_image_of_another_size_than_its_calibration_is_a_bad_image() -> None:

@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from reconx_ros.core import SE3
-from reconx_ros.ros.conversions import byte_array, camera_info_msg, cloud_of, header_msg, image_msg
+from reconx_ros.ros.conversions import byte_array, camera_info_msg, cloud_from_msg, header_msg, image_msg
 from reconx_ros.ros.graph.diagnostics import TroubleLog
 from reconx_ros.ros.graph.endpoints import Publisher, remembered
 from reconx_ros.ros.graph.qos import reliable_qos
@@ -176,7 +176,7 @@ def test_a_camera_is_unplugged_comes_back_and_changes_its_mode(robot: Robot) -> 
     camera.ready()
     camera.walk(4)
     robot.status("a map", lambda s: s.reconstructions == 1)
-    points = cloud_of(robot.graph.wait("its cloud", lambda: [p for p in robot.points if p.width])[-1]).points
+    points = cloud_from_msg(robot.graph.wait("its cloud", lambda: [p for p in robot.points if p.width])[-1]).points
     robot.graph.wait(
         "the publishers' node", lambda: robot.published_by("image") == robot.published_by("camera_info") == "/test"
     )
@@ -207,5 +207,5 @@ def test_a_camera_is_unplugged_comes_back_and_changes_its_mode(robot: Robot) -> 
     assert sizes == [(64, 57.6), (96, 86.4), (64, 57.6), (96, 86.4)]
     status = robot.statuses[-1]
     assert robot.process.alive and set(drops(status)) <= {"no_camera_info"}
-    kept = cloud_of([p for p in robot.points if p.width][-1])
+    kept = cloud_from_msg([p for p in robot.points if p.width][-1])
     assert (kept.points[: len(points)] == points).all()

@@ -36,7 +36,7 @@ from reconx_ros.jobs.data import EncodedKeyframe, EncodedView, ErrorCode, JobReq
 from reconx_ros.jobs.folders import KeptResults, job_folder, output_folder
 from reconx_ros.jobs.job_queue import JobQueue, Turn
 from reconx_ros.jobs.reconstruct import job_config, overall_fraction
-from reconx_ros.jobs.worker import failure_of
+from reconx_ros.jobs.worker import outcome_from_error
 from reconx_ros.jobs.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError, exit_words
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.robot.mailbox import DropCounter, Durations, InputCounters, Mailbox, RateMeter
@@ -236,7 +236,7 @@ def test_progress_of_stages_is_one_rising_number() -> None:
     ],
 )
 def test_every_error_has_a_code_and_one_sentence(error: Exception, code: ErrorCode) -> None:
-    outcome = failure_of(error)
+    outcome = outcome_from_error(error)
     assert outcome.error_code == code and outcome.error_msg and "\n" not in outcome.error_msg
 
 

@@ -31,7 +31,7 @@ from reconx_ros.core import (
     ReconstructionError,
 )
 from reconx_ros.ros.conversions import camera_info_msg, cloud_msg, frustum_markers, header_msg, image_msg, path_msg
-from reconx_ros.ros.conversions.markers import camera_of_marker
+from reconx_ros.ros.conversions.markers import camera_from_marker
 from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
 from reconx_ros.ros.robot.outputs import NOVEL_VIEW_FRAME, keyframe_msg
 from reconx_ros.ros.tools.live_feed import LiveFeed
@@ -193,7 +193,7 @@ def test_the_viewer_follows_the_node(node: FakeNode) -> None:
 
 def test_markers_say_the_angles_of_the_camera() -> None:
     marker = frustum_markers([keyframe(1)], "map", 0.3, set()).markers[1]
-    again = camera_of_marker(marker)
+    again = camera_from_marker(marker)
     for size, focal, middle in (("width", "fx", "cx"), ("height", "fy", "cy")):
         angles = [
             ((getattr(c, size) - 0.5 - getattr(c, middle)) / getattr(c, focal), getattr(c, size) / getattr(c, focal))
@@ -202,4 +202,4 @@ def test_markers_say_the_angles_of_the_camera() -> None:
         assert angles[1] == pytest.approx(angles[0], rel=1e-6)
     marker.points = marker.points[:4]
     with pytest.raises(InvalidInputError, match="no camera frustum"):
-        camera_of_marker(marker)
+        camera_from_marker(marker)

@@ -29,7 +29,7 @@ from reconx_ros.jobs.data import EncodedView
 from reconx_ros.jobs.encoding import encode_mask_png
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.mapper import CoverageReport
-from reconx_ros.ros.conversions import cloud_msg, cloud_of, header_msg
+from reconx_ros.ros.conversions import cloud_from_msg, cloud_msg, header_msg
 from reconx_ros.ros.graph.qos import latched_qos
 from reconx_ros.ros.robot import outputs as outputs_module
 from reconx_ros.ros.robot.outputs import Outputs
@@ -273,17 +273,17 @@ def test_clouds_hold_no_generated_points_and_obey_their_bounds(ros_domain: int, 
         camera.ready()
         camera.walk(4)
         made.wait("the map", lambda: points and points[-1].width)
-        assert points[-1].width == 400 and set(cloud_of(points[-1]).provenance.tolist()) == {1}
+        assert points[-1].width == 400 and set(cloud_from_msg(points[-1]).provenance.tolist()) == {1}
         made.wait("the thinned map", lambda: small and small[-1].width)
         assert len(small[-1].data) <= 1000 and small[-1].header == points[-1].header
-        assert set(cloud_of(small[-1]).provenance.tolist()) == {1}
+        assert set(cloud_from_msg(small[-1]).provenance.tolist()) == {1}
         made.wait("word of it", lambda: "which exceed output.max_cloud_bytes = 1000" in node.text())
 
         generous = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=1_000_000)
         assert set_parameter(made, "output.max_cloud_bytes", generous).successful
         made.wait("a larger thinned map", lambda: len(small[-1].data) > 1000)
-        assert small[-1].width == len(thin_cloud(cloud_of(points[-1]), 0.05))
+        assert small[-1].width == len(thin_cloud(cloud_from_msg(points[-1]), 0.05))
         yes = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
         assert set_parameter(made, "output.include_generated", yes).successful
         made.wait("the generated points too", lambda: points[-1].width == 800)
-        assert set(cloud_of(points[-1]).provenance.tolist()) == {1, 2}
+        assert set(cloud_from_msg(points[-1]).provenance.tolist()) == {1, 2}

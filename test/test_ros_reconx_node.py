@@ -32,12 +32,12 @@ from reconx_ros.core import SE3
 from reconx_ros.io.images import encode_compressed_depth, encode_jpeg
 from reconx_ros.ros.conversions import (
     camera_info_msg,
-    cloud_of,
+    cloud_from_msg,
     header_msg,
     image_view,
+    ns_from_stamp,
     pose_msg,
-    rgb_of_compressed,
-    stamp_ns_of,
+    rgb_from_compressed,
 )
 from reconx_ros.ros.graph.qos import latched_qos
 
@@ -75,18 +75,18 @@ def test_frames_become_keyframes_a_map_and_novel_views(robot: Robot, camera: Fak
 
     robot.graph.wait("keyframes", lambda: len(robot.keyframes) == 4)
     first = robot.keyframes[0]
-    assert first.has_pose and first.reason == "first view" and stamp_ns_of(first.header.stamp) == START_NS
-    assert rgb_of_compressed(first.image).shape == (48, 64, 3)
+    assert first.has_pose and first.reason == "first view" and ns_from_stamp(first.header.stamp) == START_NS
+    assert rgb_from_compressed(first.image).shape == (48, 64, 3)
     assert first.camera_info.header.frame_id == "cam" and first.header.frame_id == "map"
 
     robot.graph.wait("a cloud with points", lambda: robot.points and robot.points[-1].width)
-    cloud = cloud_of(robot.points[-1])
+    cloud = cloud_from_msg(robot.points[-1])
     assert sorted(set(cloud.keyframe_ids.tolist())) == [0, 1, 2, 3] and set(cloud.provenance.tolist()) == {1}
-    assert stamp_ns_of(robot.points[-1].header.stamp) == newest_ns
+    assert ns_from_stamp(robot.points[-1].header.stamp) == newest_ns
 
     for name, heard in views.items():
         robot.graph.wait(f"three novel views: {name}", lambda heard=heard: len(heard) == 3)
-        assert [stamp_ns_of(m.header.stamp) for m in heard] == [newest_ns + i for i in range(3)], name
+        assert [ns_from_stamp(m.header.stamp) for m in heard] == [newest_ns + i for i in range(3)], name
     robot.graph.wait("the path", lambda: bool(path))
     assert path[-1].poses[1].pose == views["pose"][1].pose
     np.testing.assert_allclose(image_view(views["depth"][0]), 1.5)

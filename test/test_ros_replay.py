@@ -27,12 +27,14 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from reconx_ros.sim.bag import write_bag
     from reconx_ros.sim.path import Drive, DriveConfig, default_camera
     from reconx_ros.sim.raycast import RenderConfig, RoomRenderer
-    from reconx_ros.sim.recording import Recorder
+    from reconx_ros.sim.recording import DriveRecorder
     from reconx_ros.sim.room import RoomConfig, make_room
 
     room = make_room(RoomConfig(seed=1))
     drive = Drive(room, DriveConfig(duration_s=8.0))
-    recorder = Recorder(RoomRenderer(room, RenderConfig(texel_m=0.02)), drive, default_camera(160, 120), supersample=1)
+    recorder = DriveRecorder(
+        RoomRenderer(room, RenderConfig(texel_m=0.02)), drive, default_camera(160, 120), supersample=1
+    )
     path = tmp_path_factory.mktemp("bags") / "drive"
     write_bag(path, recorder.recording(drive.stamps(5.0)), depth=True)
     return path

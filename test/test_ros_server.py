@@ -25,7 +25,7 @@ from ros_graph import Graph, graph
 from reconx_ros.core import SE3, Frame, Keyframe, PinholeCamera
 from reconx_ros.jobs.data import EncodedKeyframe, ErrorCode, JobRequest
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_view, pose_msg
-from reconx_ros.ros.conversions.action_messages import goal_of_request, outcome_of_result
+from reconx_ros.ros.conversions.action_messages import goal_from_request, outcome_from_result
 
 CAMERA = PinholeCamera(width=32, height=24, fx=30, fy=30, cx=15.5, cy=11.5)
 ACTION = "reconstruction_server/reconstruct"
@@ -42,7 +42,7 @@ def keyframe(number: int, x: float) -> Keyframe:
 
 def goal(preset: str = "", job_id: str = "test") -> Reconstruct.Goal:
     keyframes = tuple(EncodedKeyframe.of(keyframe(i, 0.2 * i), 90) for i in range(3))
-    return goal_of_request(
+    return goal_from_request(
         JobRequest(job_id=job_id, frame_id="map", stamp_ns=77, keyframes=keyframes, preset=preset, metric_poses=True)
     )
 
@@ -111,7 +111,7 @@ def test_a_job_and_views_of_its_scene(server: Server) -> None:
     handle, feedback = server.send(goal())
     response = server.finish(handle)
     assert response.status == GoalStatus.STATUS_SUCCEEDED
-    outcome = outcome_of_result(response.result)
+    outcome = outcome_from_result(response.result)
     assert outcome.error_code == ErrorCode.NONE and outcome.metric_scale
     assert len(outcome.cloud) == 600 and sorted(outcome.keyframe_poses) == [0, 1, 2]
     assert len(outcome.novel_views) == 3 and all(v.provenance for v in outcome.novel_views)

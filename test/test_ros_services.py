@@ -30,7 +30,7 @@ from reconx_ros.core.settings import walk
 from reconx_ros.jobs.data import EncodedKeyframe, JobRequest
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_view, pose_msg
-from reconx_ros.ros.conversions.action_messages import goal_of_request
+from reconx_ros.ros.conversions.action_messages import goal_from_request
 from reconx_ros.ros.graph.qos import latched_qos
 
 CAMERA = PinholeCamera(width=32, height=24, fx=30, fy=30, cx=15.5, cy=11.5)
@@ -332,7 +332,7 @@ def test_action_shows_previews_where_they_are_asked_for(both: Both) -> None:
             job_id=f"job-{preview}", frame_id="map", stamp_ns=7, keyframes=tuple(keyframes), preview=preview
         )
         sent = client.send_goal_async(
-            goal_of_request(request), feedback_callback=lambda m, h=heard: (h.append(m.feedback), both.graph.notify())
+            goal_from_request(request), feedback_callback=lambda m, h=heard: (h.append(m.feedback), both.graph.notify())
         )
         handle = both.graph.result("the goal's answer", sent)
         response = both.graph.result("the result", handle.get_result_async())

@@ -118,9 +118,9 @@ def test_a_drive_is_heard_whole_and_ends_by_itself(
     ears: Ears, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     from reconx_ros.core import SE3
-    from reconx_ros.ros.conversions.cameras import pinhole_of_info
-    from reconx_ros.ros.conversions.images import depth_of_image, rgb_of_image
-    from reconx_ros.ros.conversions.poses import se3_of_transform
+    from reconx_ros.ros.conversions.cameras import pinhole_from_info
+    from reconx_ros.ros.conversions.images import depth_from_image, rgb_from_image
+    from reconx_ros.ros.conversions.poses import se3_from_transform
     from reconx_ros.sim.path import default_camera
 
     everything = ["image", "camera_info", "depth", "tf", "done"]
@@ -136,17 +136,17 @@ def test_a_drive_is_heard_whole_and_ends_by_itself(
     assert [stamp_ns(m.header.stamp) for m in depths] == [entry["stamp_ns"] for entry in truth["published"]]
     assert [entry["number"] for entry in truth["held_out"]] == [1, 4]
     assert (tmp_path / "truth" / truth["held_out"][0]["image"]).is_file()
-    assert rgb_of_image(images[0]).std() > 10
+    assert rgb_from_image(images[0]).std() > 10
     assert images[0].header.frame_id == "camera_optical_frame"
     assert depths[0].encoding == "16UC1"
-    assert 0.5 < np.nanmedian(depth_of_image(depths[0])) < 5
-    assert pinhole_of_info(ears.of("camera/camera_info")[0]) == default_camera(64, 48)
+    assert 0.5 < np.nanmedian(depth_from_image(depths[0])) < 5
+    assert pinhole_from_info(ears.of("camera/camera_info")[0]) == default_camera(64, 48)
 
     clock = [stamp_ns(m.clock) for m in ears.of("/clock")]
     assert clock == sorted(clock) and clock[0] == 10 * NS and clock[-1] == 11 * NS
-    static = {t.child_frame_id: se3_of_transform(t.transform) for t in ears.of("/tf_static")[0].transforms}
+    static = {t.child_frame_id: se3_from_transform(t.transform) for t in ears.of("/tf_static")[0].transforms}
     base_from_optical = static["camera_link"] @ static["camera_optical_frame"]
-    poses = {stamp_ns(t.header.stamp): se3_of_transform(t.transform) for m in ears.of("/tf") for t in m.transforms}
+    poses = {stamp_ns(t.header.stamp): se3_from_transform(t.transform) for m in ears.of("/tf") for t in m.transforms}
     assert len(poses) == 51
     for entry in truth["published"] + truth["held_out"]:
         expected = SE3.from_matrix(np.array(entry["world_from_cam"]))

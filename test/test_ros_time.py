@@ -14,7 +14,7 @@ from ros_graph import START_NS, FakeCamera
 from ros_robot import Robot, drops
 from rosgraph_msgs.msg import Clock
 
-from reconx_ros.ros.conversions import cloud_of, header_msg, stamp_ns_of
+from reconx_ros.ros.conversions import cloud_from_msg, header_msg, ns_from_stamp
 
 S = 1_000_000_000
 
@@ -33,7 +33,7 @@ def test_time_that_jumps_gaps_and_differs_costs_no_map(robot: Robot, camera: Fak
     tick(START_NS + S)
     camera.walk(4)
     robot.status("a map", lambda s: s.reconstructions == 1 and s.keyframes == 4)
-    points = cloud_of(robot.graph.wait("its cloud", lambda: [p for p in robot.points if p.width])[-1])
+    points = cloud_from_msg(robot.graph.wait("its cloud", lambda: [p for p in robot.points if p.width])[-1])
 
     # The clock jumps back between the second and the third keyframe.
     back_ns = START_NS + 150_000_000
@@ -77,7 +77,7 @@ def test_time_that_jumps_gaps_and_differs_costs_no_map(robot: Robot, camera: Fak
     robot.status("a further keyframe", lambda s: s.keyframes == 5)
 
     assert robot.process.alive and robot.statuses[-1].points >= 800
-    kept = cloud_of([p for p in robot.points if p.width][-1])
+    kept = cloud_from_msg([p for p in robot.points if p.width][-1])
     ids = points.keyframe_ids
     assert (kept.points[: len(points)] == points.points).all() and (kept.keyframe_ids[: len(ids)] == ids).all()
 
@@ -97,7 +97,7 @@ def test_a_looped_bag_without_clock_is_noticed_by_its_stamps(robot: Robot, camer
     status = robot.status("keyframes of the new round", lambda s: s.keyframes >= 3)
     assert status.state == Status.COLLECTING
     newest = robot.graph.wait("its message", lambda: [k for k in robot.keyframes if k.id >= 4])[-1]
-    assert stamp_ns_of(newest.header.stamp) < START_NS and drops(status).get("pose_too_old", 0) <= 2
+    assert ns_from_stamp(newest.header.stamp) < START_NS and drops(status).get("pose_too_old", 0) <= 2
 
 
 def test_images_without_stamps_take_the_time_of_their_arrival_where_asked_to(robot: Robot, camera: FakeCamera) -> None:
@@ -105,5 +105,5 @@ def test_images_without_stamps_take_the_time_of_their_arrival_where_asked_to(rob
     camera.ready()
     camera.send(None, stamp_ns=0)
     robot.graph.wait("a keyframe", lambda: bool(robot.keyframes))
-    assert abs(stamp_ns_of(robot.keyframes[0].header.stamp) / S - time.time()) < 3600
+    assert abs(ns_from_stamp(robot.keyframes[0].header.stamp) / S - time.time()) < 3600
     assert "zero_stamp" not in drops(robot.statuses[-1])

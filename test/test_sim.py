@@ -19,7 +19,7 @@ from reconx_ros.sim.noise import NoiseConfig, noise_level, noisy_depth, noisy_im
 from reconx_ros.sim.path import Drive, DriveConfig, camera_mount, default_camera, drive, pose_at
 from reconx_ros.sim.patterns import Canvas
 from reconx_ros.sim.raycast import RenderConfig, RgbdImage, RoomRenderer
-from reconx_ros.sim.recording import Recorder, Recording, evenly
+from reconx_ros.sim.recording import DriveRecorder, RecordedDrive, evenly
 from reconx_ros.sim.robot import SimRobotConfig, TruthWriter
 from reconx_ros.sim.room import RoomConfig, loop_points, make_room
 from reconx_ros.sim.solids import Solid
@@ -43,10 +43,10 @@ def empty() -> RoomRenderer:
 
 
 @pytest.fixture(scope="module")
-def recording(renderer: RoomRenderer) -> Recording:
+def recording(renderer: RoomRenderer) -> RecordedDrive:
     motion = Drive(renderer.room, DriveConfig(duration_s=6.0, pose_rate_hz=10.0))
     noise = NoiseConfig(seed=3, drift_translation=0.02, drift_yaw_deg=1.0)
-    return Recorder(renderer, motion, SMALL, noise, supersample=1).recording(evenly(motion.stamps(10.0), 13))
+    return DriveRecorder(renderer, motion, SMALL, noise, supersample=1).recording(evenly(motion.stamps(10.0), 13))
 
 
 def robot_view(
@@ -275,7 +275,7 @@ def test_odometry_drifts_with_the_root_of_the_way() -> None:
     assert noisy_odometry([], NoiseConfig()) == []
 
 
-def test_scene_folder_comes_back(recording: Recording, tmp_path: Path) -> None:
+def test_scene_folder_comes_back(recording: RecordedDrive, tmp_path: Path) -> None:
     write_scene(tmp_path / "scene", recording)
     scene = read_scene(tmp_path / "scene")
     assert scene.metric_scale
@@ -297,7 +297,7 @@ def test_scene_folder_comes_back(recording: Recording, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_bag_comes_back(recording: Recording, tmp_path: Path, storage: str) -> None:
+def test_bag_comes_back(recording: RecordedDrive, tmp_path: Path, storage: str) -> None:
     from rosbags.typesys import Stores, get_typestore
 
     write_bag(tmp_path / "bag", recording, storage=storage, depth=True, clock=True)
@@ -326,7 +326,7 @@ def test_bag_comes_back(recording: Recording, tmp_path: Path, storage: str) -> N
         write_bag(tmp_path / "other", recording, storage="zip")
 
 
-def test_transforms_of_a_bag_give_the_camera_pose(recording: Recording, tmp_path: Path) -> None:
+def test_transforms_of_a_bag_give_the_camera_pose(recording: RecordedDrive, tmp_path: Path) -> None:
     from rosbags.typesys import Stores, get_typestore
 
     write_bag(tmp_path / "bag", recording)

@@ -152,7 +152,7 @@ def test_a_frame_that_changes_its_parent_holds_the_older_sample() -> None:
     buffer.set_transform("hand", "cup", 3 * S, shift(5))
     assert buffer.lookup("map", "cup", 2 * S).translation[0] == pytest.approx(1)
     assert buffer.lookup("map", "cup", 3 * S).translation[0] == pytest.approx(5)
-    assert buffer.parent_of("cup") == "hand"
+    assert buffer.parent_frame("cup") == "hand"
 
 
 def test_a_circle_is_reported_not_walked_forever() -> None:
@@ -182,8 +182,8 @@ def test_clear_keeps_static_transforms() -> None:
     buffer.clear()
     assert buffer.can_transform("base", "camera", S)
     assert "odom" not in buffer.frames()
-    assert buffer.parent_of("camera") == "base"
-    assert buffer.parent_of("base") is None
+    assert buffer.parent_frame("camera") == "base"
+    assert buffer.parent_frame("base") is None
 
 
 def test_a_long_gap_is_bridged_only_where_the_frame_stood_still() -> None:

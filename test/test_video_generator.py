@@ -29,7 +29,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator, registry
 from reconx_ros.diffusion.clips.judge import colour_agreement, confidence_by_renders
-from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_of
+from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_from_views
 from reconx_ros.diffusion.clips.run import DoesNotFitError, memory_errors, scene_points
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
@@ -109,7 +109,7 @@ def test_explained_pixels_stay_observed_where_the_configuration_says_so() -> Non
     views = room_views(2)
     for view in made(run(StubModel(), views, observed_confidence=0.6)):
         render = render_path(
-            surfaces_of(views, 0.3, CPU), Trajectory(camera=view.camera, world_from_cams=(view.world_from_cam,))
+            surfaces_from_views(views, 0.3, CPU), Trajectory(camera=view.camera, world_from_cams=(view.world_from_cam,))
         )[0]
         observed = view.provenance == int(Provenance.OBSERVED)
         assert torch.equal(observed, render.hit & (render.confidence >= 0.6)) and 0.3 < observed.float().mean() < 1
@@ -123,7 +123,7 @@ def test_explained_pixels_stay_observed_where_the_configuration_says_so() -> Non
 def test_true_frames_are_trusted_and_false_ones_are_not() -> None:
     views, pose = room_views(2), room_pose(0.5)
     path = Trajectory(camera=CAMERA, world_from_cams=(pose,))
-    render = render_path(surfaces_of(views, 0.3, CPU), path)[0]
+    render = render_path(surfaces_from_views(views, 0.3, CPU), path)[0]
     true = room_view(pose).rgb
     false = true.roll(20, 1)
     sure = confidence_by_renders(true, render, 0.5)
@@ -157,7 +157,7 @@ def test_recorded_frames_are_trusted_at_their_own_pose_only(reconx_data: Path) -
         )  # fmt: skip
     before, middle, after = maps
     path = Trajectory(camera=middle.camera, world_from_cams=(middle.world_from_cam,))
-    render = render_path(surfaces_of(aligned(before, after), 0.3, CPU), path)[0]
+    render = render_path(surfaces_from_views(aligned(before, after), 0.3, CPU), path)[0]
     trust = [float(confidence_by_renders(p.rgb, render, 0.5)[render.hit].mean()) for p in (middle, before, after)]
     assert trust[0] > 0.3 and trust[0] > 2 * max(trust[1:])
 

@@ -20,8 +20,8 @@ from reconx_ros.viz.canvas import GENERATED, OBSERVED, shrunk
 from reconx_ros.viz.viewer import geometry, model
 from reconx_ros.viz.viewer.data import RenderedPicture, ViewerCamera, ViewerData, load_result
 from reconx_ros.viz.viewer.measure import Measurement, picked_point
-from reconx_ros.viz.viewer.model import Choice
-from reconx_ros.viz.viewer.rendering import picture_of, scene_renderer
+from reconx_ros.viz.viewer.model import Selection
+from reconx_ros.viz.viewer.rendering import picture_from_render, scene_renderer
 from reconx_ros.viz.viewer.server import usable_port
 from reconx_ros.viz.viewer.worker import NewestOnly
 
@@ -84,19 +84,19 @@ def test_damaged_results_are_refused_with_the_file_named(tmp_path: Path) -> None
 
 def test_generated_and_unsure_points_are_left_out_on_request() -> None:
     cloud = wall_cloud()
-    seen = model.shown_points(cloud, Choice(hide_generated=True), 10**6)
+    seen = model.shown_points(cloud, Selection(hide_generated=True), 10**6)
     assert len(seen) == int((cloud.provenance == Provenance.OBSERVED).sum()) and (seen.rgb_u8 == RED).all()
-    sure = model.shown_points(cloud, Choice(min_confidence=0.5), 10**6)
+    sure = model.shown_points(cloud, Selection(min_confidence=0.5), 10**6)
     assert len(sure) == int((cloud.confidence >= 0.5).sum()) and (sure.points[:, 2] >= 1 - 1e-6).all()
     assert (sure.passed, sure.total) == (len(sure), len(cloud))
 
 
 def test_the_budget_thins_evenly_and_never_flickers() -> None:
     cloud = wall_cloud()
-    half = model.shown_points(cloud, Choice(), len(cloud) // 2)
+    half = model.shown_points(cloud, Selection(), len(cloud) // 2)
     assert len(half) == len(cloud) // 2 and half.passed == len(cloud)
     assert abs(float(half.points[:, 1].mean())) < 0.05  # as many left as right
-    some = model.shown_points(cloud, Choice(min_confidence=0.2), len(cloud) // 2)
+    some = model.shown_points(cloud, Selection(min_confidence=0.2), len(cloud) // 2)
     kept_before = {tuple(p) for p in half.points.tolist() if p[2] >= 0.4}
     assert kept_before <= {tuple(p) for p in some.points.tolist()}
     assert "over the limit" in model.counts_line("points", len(half), half.passed, half.total)
@@ -113,7 +113,7 @@ def test_a_million_points_are_filtered_to_the_budget() -> None:
         keyframe_ids=np.zeros(count, np.uint32),
     )
     cloud.points[5] = np.nan
-    shown = model.shown_points(cloud, Choice(colour=model.CONFIDENCE), model.DEFAULT_BUDGET)
+    shown = model.shown_points(cloud, Selection(colour=model.CONFIDENCE), model.DEFAULT_BUDGET)
     assert len(shown) == model.DEFAULT_BUDGET and shown.passed == count - 1
     assert np.isfinite(shown.points).all()
     line = model.counts_line("points", len(shown), shown.passed, shown.total)
@@ -122,10 +122,10 @@ def test_a_million_points_are_filtered_to_the_budget() -> None:
 
 def test_colours_show_confidence_and_provenance() -> None:
     cloud = wall_cloud()
-    by_kind = model.shown_points(cloud, Choice(colour=model.PROVENANCE), 10**6).rgb_u8
+    by_kind = model.shown_points(cloud, Selection(colour=model.PROVENANCE), 10**6).rgb_u8
     assert (by_kind[cloud.provenance == Provenance.OBSERVED] == OBSERVED).all()
     assert (by_kind[cloud.provenance == Provenance.GENERATED] == GENERATED).all()
-    by_trust = model.shown_points(cloud, Choice(colour=model.CONFIDENCE), 10**6).rgb_u8.astype(int)
+    by_trust = model.shown_points(cloud, Selection(colour=model.CONFIDENCE), 10**6).rgb_u8.astype(int)
     assert by_trust[cloud.confidence == 1].mean() > by_trust[cloud.confidence == 0].mean() + 50
     assert "seen by a camera" in model.legend_html(model.PROVENANCE) and model.legend_html(model.RGB) == ""
 
@@ -134,7 +134,7 @@ def test_colours_show_confidence_and_provenance() -> None:
 def test_gaussians_survive_half_floats_at_any_scale(size: float) -> None:
     scene = wall_scene()
     scene = type(scene)(**{**vars(scene), "means": scene.means * size, "log_scales": scene.log_scales + math.log(size)})
-    shown = model.shown_splats(scene, Choice(), 10**6)
+    shown = model.shown_splats(scene, Selection(), 10**6)
     halved = shown.covariances.astype(np.float16).astype(np.float64) * shown.unit**2
     np.testing.assert_allclose(np.sqrt(halved[:, 0, 0]), 0.6 * STEP * size, rtol=2e-3)
     np.testing.assert_allclose(shown.centres * shown.unit, scene.means.numpy(), rtol=1e-5, atol=1e-6 * size)
@@ -144,12 +144,12 @@ def test_gaussians_survive_half_floats_at_any_scale(size: float) -> None:
 def test_the_budget_of_gaussians_keeps_the_largest_and_filters_apply() -> None:
     scene = wall_scene()
     scene.log_scales[:10] += 1.0
-    few = model.shown_splats(scene, Choice(), 10)
+    few = model.shown_splats(scene, Selection(), 10)
     np.testing.assert_allclose(few.centres * few.unit, scene.means[:10].numpy(), rtol=1e-5)
     assert (few.passed, few.total) == (len(scene), len(scene))
-    seen = model.shown_splats(scene, Choice(hide_generated=True, colour=model.PROVENANCE), 10**6)
+    seen = model.shown_splats(scene, Selection(hide_generated=True, colour=model.PROVENANCE), 10**6)
     assert len(seen) == int((scene.provenance == 1).sum()) and (seen.rgb_u8 == OBSERVED).all()
-    assert len(model.shown_splats(scene, Choice(min_confidence=1.0, hide_generated=True), 10**6)) == 31
+    assert len(model.shown_splats(scene, Selection(min_confidence=1.0, hide_generated=True), 10**6)) == 31
 
 
 # Measuring ------------------------------------------------------------------------------------------------------
@@ -176,10 +176,10 @@ def test_lengths_are_metres_only_where_the_scale_is_known() -> None:
 def test_clicks_mean_what_is_shown() -> None:
     cloud, scene = wall_cloud(), wall_scene()
     scene.logit_opacities[:5] = -3.0
-    assert len(model.pickable(cloud, scene, Choice(hide_generated=True))) == int((cloud.provenance == 1).sum())
-    assert len(model.pickable(cloud, scene, Choice(layer=model.SPLATS))) == len(scene) - 5
-    assert len(model.pickable(cloud, None, Choice(layer=model.SPLATS))) == len(cloud)
-    assert len(model.pickable(PointCloud.empty(), None, Choice())) == 0
+    assert len(model.pickable(cloud, scene, Selection(hide_generated=True))) == int((cloud.provenance == 1).sum())
+    assert len(model.pickable(cloud, scene, Selection(layer=model.SPLATS))) == len(scene) - 5
+    assert len(model.pickable(cloud, None, Selection(layer=model.SPLATS))) == len(cloud)
+    assert len(model.pickable(PointCloud.empty(), None, Selection())) == 0
 
 
 # Geometry -------------------------------------------------------------------------------------------------------
@@ -235,17 +235,17 @@ def test_the_scene_is_rendered_in_every_layer() -> None:
     render = scene_renderer(data_of())
     assert render is not None and scene_renderer(data_of(scene=False)) is None
     drawn = render(geometry.window_camera(0.5, 4 / 3, 64), camera_pose(0.0))
-    picture = picture_of(drawn, "picture")
+    picture = picture_from_render(drawn, "picture")
     assert (
         np.abs(picture[24, 10].astype(int) - RED).max() < 20 and np.abs(picture[24, 54].astype(int) - BLUE).max() < 20
     )
     assert float(np.median(drawn.depth[20:28, 10:54])) == pytest.approx(DISTANCE, rel=0.02)
-    assert tuple(picture_of(drawn, "provenance")[24, 10]) == OBSERVED
-    assert tuple(picture_of(drawn, "provenance")[24, 54]) == GENERATED
-    assert picture_of(drawn, "depth").shape == picture_of(drawn, "confidence").shape == picture.shape
+    assert tuple(picture_from_render(drawn, "provenance")[24, 10]) == OBSERVED
+    assert tuple(picture_from_render(drawn, "provenance")[24, 54]) == GENERATED
+    assert picture_from_render(drawn, "depth").shape == picture_from_render(drawn, "confidence").shape == picture.shape
     untold = RenderedPicture(rgb_u8=drawn.rgb_u8, depth=drawn.depth, provenance=drawn.provenance)
     with pytest.raises(InvalidInputError, match="without confidence"):
-        picture_of(untold, "confidence")
+        picture_from_render(untold, "confidence")
 
 
 def test_pictures_are_only_ever_shrunken() -> None:

@@ -15,15 +15,15 @@ from reconx_ros.core import (
 )
 from reconx_ros.diffusion.training.backends.folder import fresh, load_small, save_small
 from reconx_ros.diffusion.training.clips import ClipBatch, clip_arrays, collated
-from reconx_ros.diffusion.training.config import NetworkSettings, TrainingConfig
-from reconx_ros.diffusion.training.trainer import TrainingRun
+from reconx_ros.diffusion.training.config import VideoNetworkSettings, VideoTrainingConfig
+from reconx_ros.diffusion.training.trainer import VideoTrainingRun
 
 CPU = torch.device("cpu")
 FRAMES, SIDE = 3, 16
-NETWORK = NetworkSettings(
+NETWORK = VideoNetworkSettings(
     width=32, levels=(1,), head_dim=16, camera_channels=8, structure_tokens=8, structure_width=16, image_tokens=2
 )
-CONFIG = TrainingConfig(
+CONFIG = VideoTrainingConfig(
     steps=4, batch=2, reuse=1, window=2, workers=0, points=32, validation_clips=2, validate_every=2, sample_every=4,
     validation_levels=(500,), sample_steps=2, sample_clips=2, checkpoint_every=2, log_every=1, rate_warmup_steps=1,
 )  # fmt: skip
@@ -57,13 +57,13 @@ def batch_of(*numbers: int, points: int = 32) -> ClipBatch:
     return collated([clip_arrays(clip(n), points, rng) for n in numbers])
 
 
-def training_run(folder: Path, config: TrainingConfig = CONFIG, **changes: Any) -> TrainingRun:
+def training_run(folder: Path, config: VideoTrainingConfig = CONFIG, **changes: Any) -> VideoTrainingRun:
     folder.mkdir(exist_ok=True)
     given: dict[str, Any] = {
         "config": config, "prepared": fresh(NETWORK, FRAMES, config.seed), "save": save_small, "train": clip,
         "validation": held_out, "folder": folder, "data": {"source": "test"},
     }  # fmt: skip
-    return TrainingRun(**{**given, **changes})
+    return VideoTrainingRun(**{**given, **changes})
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

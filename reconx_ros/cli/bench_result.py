@@ -99,14 +99,14 @@ def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> Comparison:
 def _figures(rows: Sequence[Row]) -> dict[tuple[str, str, str], float]:
     """(bench, case, name of the figure) to its value."""
     return {
-        (str(row.get("bench", "")), case_of(row), name): float(value)
+        (str(row.get("bench", "")), case_from_row(row), name): float(value)
         for row in rows
         for name, value in row.items()
         if name not in (*_CASE, *_NEITHER) and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
-def case_of(row: Row) -> str:
+def case_from_row(row: Row) -> str:
     """What a row measured, in words."""
     return ", ".join(_case_word(name, row[name]) for name in _CASE[1:] if row.get(name) not in (None, ""))
 

@@ -31,7 +31,7 @@ from reconx_ros.cli.ros_run import (
 from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
-    from reconx_ros.ros.tools.recorder import Recording
+    from reconx_ros.ros.tools.recorder import HeardTopics
 
 _DRIVE_TIMEOUT_S = 300.0
 
@@ -69,19 +69,19 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def drive(config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], Recording]:
+def drive(config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], HeardTopics]:
     """Run the robot and the nodes until the map is finished; save and score what was recorded."""
     from reconx_ros.ros.graph.environment import require_ros
 
     require_ros()
     from reconx_ros.ros.tools.mission import finish_map, wait_idle
-    from reconx_ros.ros.tools.recorder import Recorder, job_reports
+    from reconx_ros.ros.tools.recorder import TopicRecorder, job_reports
     from reconx_ros.ros.tools.session import RosSession
 
     server_folder = empty_server_folder(config, out)
     progress = Progress(quiet=arguments.quiet)
     with RosSession(out / "logs") as session:
-        recorder = Recorder(session.context, source_done="sim_robot/done")
+        recorder = TopicRecorder(session.context, source_done="sim_robot/done")
         session.add_node(recorder)
         nodes = node_parameters(config, use_sim_time=True)
         session.start("reconstruction_server", nodes)
@@ -108,7 +108,7 @@ def drive(config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> tup
     return summary, recording
 
 
-def score(recording: Recording, seed: int) -> dict[str, Any]:
+def score(recording: HeardTopics, seed: int) -> dict[str, Any]:
     """Cloud and novel views against the simulator's truth at poses the nodes never saw."""
     import numpy as np
 

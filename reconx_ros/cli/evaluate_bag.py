@@ -108,11 +108,11 @@ class _BagRun:
         from reconx_ros.ros.graph.environment import require_ros
 
         require_ros()
-        from reconx_ros.ros.tools.bag_evaluation import TimingRecorder
+        from reconx_ros.ros.tools.bag_evaluation import TimingTopicRecorder
 
         replay = Replay(
             rate=self.arguments.rate, use_depth=self.arguments.use_depth, quiet=self.arguments.quiet,
-            select=self._selected, recorder=TimingRecorder, on_idle=self._note_clouds, on_finished=self._draw,
+            select=self._selected, recorder=TimingTopicRecorder, on_idle=self._note_clouds, on_finished=self._draw,
         )  # fmt: skip
         played = play_through_nodes(self.reader, self.frames, self.config, self.out, replay)
         return self._written(played, command, started)
@@ -165,7 +165,7 @@ class _BagRun:
 
     def _written(self, played: Replayed, command: str, started: float) -> Metrics:
         from reconx_ros.evaluation.bag_task import drawn_part, score_drawn
-        from reconx_ros.evaluation.layout import EvaluationFolder, Metrics, Run, Setting, as_json
+        from reconx_ros.evaluation.layout import EvaluationFolder, Metrics, Run, RunSetting, as_json
         from reconx_ros.evaluation.protocol import test_views
         from reconx_ros.evaluation.report.page import write_evaluation_page
         from reconx_ros.evaluation.suite import write_metrics
@@ -175,7 +175,7 @@ class _BagRun:
 
         assert self.task is not None
         task, drawn, refused = drawn_part(self.task, self.drawn)
-        setting = Setting(scene=self.bag.name, views=len(task.keyframes), poses="tf", seed=0)
+        setting = RunSetting(scene=self.bag.name, views=len(task.keyframes), poses="tf", seed=0)
         folder = EvaluationFolder(root=self.out)
         place = folder.run(setting)
         masks, observed_by = observed_masks(task, self.config, job=Job(stage="visibility"))

@@ -24,7 +24,7 @@ from reconx_ros.cli.common import (
 from reconx_ros.cli.scene_options import add_scene_arguments, scene_options
 from reconx_ros.core import InvalidInputError, Job, Keyframe, StorageError
 from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
-from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_of
+from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_from_folder
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
@@ -109,7 +109,7 @@ def read_input(folder: Path, poses: str | None, fov_deg: float | None, **options
     """
     if not folder.is_dir():
         raise StorageError(f"scene folder {folder} does not exist")
-    layout = layout_of(folder, options.get("format")).name
+    layout = layout_from_folder(folder, options.get("format")).name
     chosen = poses or ("none" if layout == "photos" else "given")
     key = pose_key(chosen)
     if key is not None and layout == "photos":
@@ -154,11 +154,11 @@ def depth_errors(result: Reconstruction, scene: Scene) -> dict[str, float] | Non
 
 def draw(result: Reconstruction, folder: Path, *, title: str, report: dict[str, Any]) -> None:
     """overview.png and report.html of a result."""
-    from reconx_ros.viz.overview import overview_of
+    from reconx_ros.viz.overview import overview_data
     from reconx_ros.viz.pages import write_pages
 
     novel = result.novel_views
-    data = overview_of(
+    data = overview_data(
         result.views,
         [v.rgb_u8 for v in novel],
         [v.world_from_cam for v in novel],

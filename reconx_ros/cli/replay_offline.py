@@ -15,7 +15,7 @@ from reconx_ros.core import Job, ReconstructionError
 from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics
 from reconx_ros.io.ply import write_point_cloud_ply
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pipeline.mapper import Mapper
+from reconx_ros.pipeline.mapper import KeyframeMapper
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class _Offline:
-    """Feeds frames to a Mapper and reconstructs, one after the other, whenever it asks."""
+    """Feeds frames to a KeyframeMapper and reconstructs, one after the other, whenever it asks."""
 
     def __init__(self, config: ReconxConfig, progress: Progress) -> None:
-        self.mapper = Mapper(config)
+        self.mapper = KeyframeMapper(config)
         self.stamps: dict[int, int] = {}
         self.reports: list[dict[str, Any]] = []
         self.newest: Reconstruction | None = None

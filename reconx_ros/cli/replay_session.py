@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reconx_ros.io.bag_frames import BagFrames, BagTopics
     from reconx_ros.io.bag_messages import BagMessage
     from reconx_ros.io.bags import BagReader
-    from reconx_ros.ros.tools.recorder import Recorder, Recording
+    from reconx_ros.ros.tools.recorder import HeardTopics, TopicRecorder
     from reconx_ros.ros.tools.session import RosSession
 
 _DISCOVERY_TIMEOUT_S = 120.0
@@ -30,7 +30,7 @@ def _unchanged(messages: Messages) -> Messages:
     return messages
 
 
-def _nothing(session: RosSession, recorder: Recorder) -> None:
+def _nothing(session: RosSession, recorder: TopicRecorder) -> None:
     del session, recorder
 
 
@@ -52,16 +52,16 @@ class Replay:
     use_depth: bool = False
     quiet: bool = False
     select: Callable[[Messages], Messages] = _unchanged
-    recorder: Callable[[Any], Recorder] | None = None
-    on_idle: Callable[[RosSession, Recorder], None] = _nothing
-    on_finished: Callable[[RosSession, Recorder], None] = _nothing
+    recorder: Callable[[Any], TopicRecorder] | None = None
+    on_idle: Callable[[RosSession, TopicRecorder], None] = _nothing
+    on_finished: Callable[[RosSession, TopicRecorder], None] = _nothing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Replayed:
     """What came of it: what was heard, reports of the jobs, how often the map had to be asked for at the end."""
 
-    recording: Recording
+    recording: HeardTopics
     reports: list[dict[str, Any]]
     server_folder: Path
     triggers: int
@@ -81,14 +81,14 @@ def play_through_nodes(
     require_ros()
     from reconx_ros.ros.tools.bag_player import BagPlayer
     from reconx_ros.ros.tools.mission import finish_map, wait_for_server, wait_idle
-    from reconx_ros.ros.tools.recorder import Recorder, job_reports
+    from reconx_ros.ros.tools.recorder import TopicRecorder, job_reports
     from reconx_ros.ros.tools.session import RosSession
 
     topics = played_topics(reader, frames.topics, use_depth=replay.use_depth)
     server_folder = empty_server_folder(config, out)
     progress = Progress(quiet=replay.quiet)
     with RosSession(out / "logs") as session:
-        recorder = (replay.recorder or Recorder)(session.context)
+        recorder = (replay.recorder or TopicRecorder)(session.context)
         player = BagPlayer(session.context, topics, rate=replay.rate)
         session.add_node(recorder)
         session.add_node(player)

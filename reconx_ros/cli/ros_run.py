@@ -17,7 +17,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
     from reconx_ros.cli.common import Progress
-    from reconx_ros.ros.tools.recorder import NovelView, Recorder, Recording
+    from reconx_ros.ros.tools.recorder import HeardTopics, NovelView, TopicRecorder
 
 _SAME_RESULT_NS = 1_000_000  # novel views of one result carry stamps within nanoseconds of each other
 
@@ -35,14 +35,14 @@ def node_parameters(config: ReconxConfig, **extra: Any) -> dict[str, Any]:
     return {**to_mapping(config), **extra}
 
 
-def watch_job(recorder: Recorder, progress: Progress) -> None:
+def watch_job(recorder: TopicRecorder, progress: Progress) -> None:
     """Show the running job's stage and fraction."""
     status = recorder.recording.status
     if status is not None and status.job_stage:
         progress(f"job {status.reconstructions + 1}: {status.job_stage}", float(np.nan_to_num(status.job_fraction)), "")
 
 
-def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(recording: HeardTopics, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures every ROS run reports."""
     from reconx_ros.ros.tools.recorder import status_summary
 
@@ -65,13 +65,13 @@ def summarise(recording: Recording, reports: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def coverage_history(recording: Recording) -> list[tuple[float, float]]:
+def coverage_history(recording: HeardTopics) -> list[tuple[float, float]]:
     """(seconds since the first image, mean coverage in [0, 1]) in order of the stamps, where it is known."""
     known = sorted((stamp, share) for stamp, share in recording.coverage if np.isfinite(share))
     return [((stamp - known[0][0]) / 1e9, share) for stamp, share in known]
 
 
-def save_recording(recording: Recording, server_folder: Path, out: Path) -> list[NovelView]:
+def save_recording(recording: HeardTopics, server_folder: Path, out: Path) -> list[NovelView]:
     """Write what was heard (points.ply, novel_views/) and the newest scene of the server (scene.ply, cameras.json).
 
     The confidence of novel views, which no topic carries, comes from the server's folder as well.
@@ -104,7 +104,7 @@ def save_recording(recording: Recording, server_folder: Path, out: Path) -> list
     return views
 
 
-def draw_recording(recording: Recording, out: Path, *, title: str, report: dict[str, Any]) -> None:
+def draw_recording(recording: HeardTopics, out: Path, *, title: str, report: dict[str, Any]) -> None:
     """overview.png and report.html of what was heard."""
     from reconx_ros.viz.overview import OverviewData
     from reconx_ros.viz.pages import write_pages
@@ -137,7 +137,7 @@ def _saved_confidences(out: Path, count: int) -> list[np.ndarray]:
     return [read_image(f)[..., 0].astype(np.float32) / 255 for f in files]
 
 
-def newest_views(recording: Recording) -> list[NovelView]:
+def newest_views(recording: HeardTopics) -> list[NovelView]:
     """The complete novel views of the newest result: stamps of one result lie within nanoseconds of each other."""
     stamps = sorted(s for s, v in recording.novel_views.items() if v.complete)
     return [recording.novel_views[s] for s in stamps if stamps[-1] - s < _SAME_RESULT_NS]

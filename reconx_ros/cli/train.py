@@ -13,7 +13,7 @@ from reconx_ros.cli.training import add_training_arguments, fit_with_progress, i
 from reconx_ros.core.settings import to_mapping, updated
 
 if TYPE_CHECKING:
-    from reconx_ros.pointmap.training.trainer import TrainingRun
+    from reconx_ros.pointmap.training.trainer import PointmapTrainingRun
 
 
 def add_parser(commands: Any) -> None:
@@ -40,11 +40,11 @@ def add_parser(commands: Any) -> None:
 def run_pointmap(arguments: argparse.Namespace) -> int:
     """Train, compare with the baselines, save, summarise."""
     from reconx_ros.pipeline.selection import choose_device
-    from reconx_ros.pointmap.training.trainer import Trainer
+    from reconx_ros.pointmap.training.trainer import PointmapTrainer
 
     run = _pointmap_run(arguments)
     writable_folder(run.folder)
-    trainer = Trainer(run, choose_device(arguments.device), resume=arguments.resume)
+    trainer = PointmapTrainer(run, choose_device(arguments.device), resume=arguments.resume)
     card = fit_with_progress(trainer, arguments)
     comparison = trainer.comparison()
     card = {**card, "comparison": comparison}
@@ -57,18 +57,18 @@ def run_pointmap(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _pointmap_run(arguments: argparse.Namespace) -> TrainingRun:
-    from reconx_ros.pointmap.training.config import NetworkSettings, TrainingConfig
-    from reconx_ros.pointmap.training.trainer import TrainingRun
+def _pointmap_run(arguments: argparse.Namespace) -> PointmapTrainingRun:
+    from reconx_ros.pointmap.training.config import PointmapNetworkSettings, PointmapTrainingConfig
+    from reconx_ros.pointmap.training.trainer import PointmapTrainingRun
     from reconx_ros.sim.view_groups import RoomViewGroups, difficulty
 
     own, network, data = overrides(arguments)
-    config = updated(TrainingConfig(), own)
+    config = updated(PointmapTrainingConfig(), own)
     width, height = image_size(arguments.size)
     views = updated(replace(difficulty(arguments.difficulty), width=width, height=height), data)
-    return TrainingRun(
+    return PointmapTrainingRun(
         config=config,
-        network=updated(NetworkSettings(), network).network_config(height, width),
+        network=updated(PointmapNetworkSettings(), network).network_config(height, width),
         train=RoomViewGroups(views),
         validation=RoomViewGroups(replace(views, split="validation", groups_per_room=8)),
         folder=arguments.out,

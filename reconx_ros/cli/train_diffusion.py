@@ -24,10 +24,10 @@ from reconx_ros.core.settings import to_mapping, updated
 if TYPE_CHECKING:
     import numpy as np
 
-    from reconx_ros.diffusion.training.clips import ClipSource, PointsOf
-    from reconx_ros.diffusion.training.config import NetworkSettings, TrainingConfig
+    from reconx_ros.diffusion.training.clips import ClipSource, PointSource
+    from reconx_ros.diffusion.training.config import VideoNetworkSettings, VideoTrainingConfig
     from reconx_ros.diffusion.training.model import Prepared
-    from reconx_ros.diffusion.training.trainer import TrainingRun
+    from reconx_ros.diffusion.training.trainer import VideoTrainingRun
 
 _EXPERIMENT_CLIPS = 1600
 # What the experiment changes of the small preset: all runs see stored clips at intervals that are even in [0, 1).
@@ -76,12 +76,12 @@ def run_diffusion(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from reconx_ros.diffusion.training.trainer import Trainer
+    from reconx_ros.diffusion.training.trainer import VideoTrainer
     from reconx_ros.pipeline.selection import choose_device
 
     run = _run(arguments)
     writable_folder(run.folder)
-    trainer = Trainer(run, choose_device(arguments.device), resume=arguments.resume)
+    trainer = VideoTrainer(run, choose_device(arguments.device), resume=arguments.resume)
     card = fit_with_progress(trainer, arguments)
     if not trainer.processes.is_main:
         return EXIT_OK
@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _config(arguments: argparse.Namespace, changes: dict[str, Any]) -> TrainingConfig:
+def _config(arguments: argparse.Namespace, changes: dict[str, Any]) -> VideoTrainingConfig:
     from reconx_ros.diffusion.training.config import PRESETS
 
     if arguments.preset not in PRESETS:
@@ -101,13 +101,13 @@ def _config(arguments: argparse.Namespace, changes: dict[str, Any]) -> TrainingC
     return updated(updated(PRESETS[arguments.preset], changes), overrides(arguments)[0])
 
 
-def _run(arguments: argparse.Namespace) -> TrainingRun:
-    from reconx_ros.diffusion.training.trainer import TrainingRun
+def _run(arguments: argparse.Namespace) -> VideoTrainingRun:
+    from reconx_ros.diffusion.training.trainer import VideoTrainingRun
 
     config = _config(arguments, {})
     prepared, save, licence = _model(arguments, config)
     train, validation, data = _sources(arguments)
-    return TrainingRun(
+    return VideoTrainingRun(
         config=config,
         prepared=prepared,
         save=save,
@@ -115,19 +115,19 @@ def _run(arguments: argparse.Namespace) -> TrainingRun:
         validation=validation,
         folder=arguments.out,
         data={**data, "points": arguments.points},
-        points_of=_points_of(arguments.points),
+        point_source=_points_from_name(arguments.points),
         licence=licence,
         on_log=log_writer(arguments),
     )
 
 
-def _network(arguments: argparse.Namespace) -> NetworkSettings:
-    from reconx_ros.diffusion.training.config import NetworkSettings
+def _network(arguments: argparse.Namespace) -> VideoNetworkSettings:
+    from reconx_ros.diffusion.training.config import VideoNetworkSettings
 
-    return updated(NetworkSettings(), overrides(arguments)[1])
+    return updated(VideoNetworkSettings(), overrides(arguments)[1])
 
 
-def _model(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Prepared, Callable[..., None], str]:
+def _model(arguments: argparse.Namespace, config: VideoTrainingConfig) -> tuple[Prepared, Callable[..., None], str]:
     """Model, what saves it, and its licence."""
     from reconx_ros.diffusion.model_folders import is_folded
     from reconx_ros.diffusion.training.backends import folder, pretrained
@@ -188,7 +188,7 @@ def _simulated(
     return RoomClips(config), RoomClips(held_out), {"source": "simulated rooms of reconx_ros", **to_mapping(config)}
 
 
-def _points_of(name: str) -> PointsOf:
+def _points_from_name(name: str) -> PointSource:
     from reconx_ros.diffusion.training.clips import points_from_depth
 
     return points_from_depth if name == "depth" else _StageOne(name)

@@ -96,7 +96,7 @@ def _without_depth(frame: Frame) -> Frame:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DrawnView:
+class ScoredDrawing:
     """A picture of the map and where its pixels come from.
 
     Attributes:
@@ -130,7 +130,7 @@ def drawn_part(task: HeldOutTask, drawn: Sequence[Any]) -> tuple[HeldOutTask, li
 
 def score_drawn(
     task: HeldOutTask,
-    drawn: Sequence[DrawnView],
+    drawn: Sequence[ScoredDrawing],
     masks: Sequence[Observed | None],
     folder: RunFolder | None = None,
     *,

@@ -35,14 +35,14 @@ def _figure(method: MethodResult, name: str = "psnr") -> float:
     return math.nan if value is None else float(value)
 
 
-def best_of(methods: Sequence[MethodResult]) -> MethodResult | None:
+def best_method(methods: Sequence[MethodResult]) -> MethodResult | None:
     """The method with the highest mean PSNR; None without one that has a figure."""
     known = [m for m in methods if not math.isnan(_figure(m))]
     return max(known, key=_figure) if known else None
 
 
 def _against(ours: MethodResult, others: Sequence[MethodResult]) -> list[tuple[str, str]]:
-    best, mine = best_of(others), _figure(ours)
+    best, mine = best_method(others), _figure(ours)
     if math.isinf(mine):
         return [(GOOD, f"{ours.title} drew all {len(ours.views)} withheld pictures exactly.")]
     scored = f"{ours.title} reaches {mine:.1f} dB on the mean of {len(ours.views)} withheld pictures"

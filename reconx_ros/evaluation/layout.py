@@ -43,7 +43,7 @@ LAYERS = ("error", "provenance", "confidence")  # METHOD_LAYER.png
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class RunSetting:
     """What tells one run from another.
 
     Attributes:
@@ -91,7 +91,7 @@ class EvaluationFolder:
         """The page."""
         return self.root / REPORT_HTML
 
-    def run(self, setting: Setting) -> RunFolder:
+    def run(self, setting: RunSetting) -> RunFolder:
         """Folder of one run."""
         return RunFolder(root=self.root / "runs" / setting.folder_name)
 
@@ -225,7 +225,7 @@ class Run:
         live: what only running nodes have: coverage over time, latencies, counters (``LiveRecord``); empty elsewhere.
     """
 
-    setting: Setting
+    setting: RunSetting
     protocol: str
     fingerprint: str
     status: str = "ok"
@@ -304,7 +304,7 @@ def run_from_json(document: Mapping[str, Any]) -> Run:
         KeyError, TypeError, ValueError: for a document of another form.
     """
     values = dict(_restored(dict(document)))
-    values["setting"] = Setting(**values["setting"])
+    values["setting"] = RunSetting(**values["setting"])
     values["tests"] = tuple(TestView(**t) for t in values["tests"])
     values["methods"] = tuple(_method(m) for m in values["methods"])
     for name in ("inputs", "stages", "warnings"):

@@ -10,7 +10,7 @@ import numpy as np
 from reconx_ros.core import SE3, AlignedViews, PointCloud
 from reconx_ros.splatting.render import RenderedView
 from reconx_ros.viz import canvas
-from reconx_ros.viz.overview import OverviewData, overview_of, write_overview
+from reconx_ros.viz.overview import OverviewData, overview_data, write_overview
 
 VIEWS = 6  # that a row of the overview shows
 
@@ -47,7 +47,7 @@ def write_run_overview(
     Raises:
         StorageError: when it cannot be written.
     """
-    base = overview_of(
+    base = overview_data(
         views,
         [v.rgb_u8 for v in drawn],
         path_poses,

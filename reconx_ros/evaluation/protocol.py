@@ -37,7 +37,7 @@ from reconx_ros.evaluation.layout import (
     MethodResult,
     Run,
     RunFolder,
-    Setting,
+    RunSetting,
     TestView,
     ViewScore,
 )
@@ -74,7 +74,7 @@ def seeded(config: ReconxConfig, seed: int) -> ReconxConfig:
 
 def evaluate_setting(
     task: HeldOutTask,
-    setting: Setting,
+    setting: RunSetting,
     rows: Sequence[Row],
     *,
     folder: RunFolder | None = None,

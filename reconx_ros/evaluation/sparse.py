@@ -34,7 +34,7 @@ from reconx_ros.pointmap.sfm.matching import match, symmetric_epipolar_px
 from reconx_ros.pointmap.sfm.problem import BundleProblem, residuals_px
 from reconx_ros.pointmap.sfm.tracks import build_tracks
 from reconx_ros.pointmap.sfm.triangulation import triangulate_many, widest_angles_deg
-from reconx_ros.pointmap.sfm.two_view import fundamental_of
+from reconx_ros.pointmap.sfm.two_view import fundamental_from_pose
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.fit import FitResult, fit
@@ -78,7 +78,7 @@ def sparse_points(keyframes: Sequence[Keyframe], views: AlignedViews) -> SparseP
     matches: dict[tuple[int, int], np.ndarray] = {}
     for a, b in combinations(range(len(used)), 2):
         found = match(features[a], features[b], _MAX_RATIO)
-        fundamental = fundamental_of(features[a], features[b], cam_from_worlds[b] @ cam_from_worlds[a].inverse())
+        fundamental = fundamental_from_pose(features[a], features[b], cam_from_worlds[b] @ cam_from_worlds[a].inverse())
         uv_a, uv_b = features[a].uv[found.index[:, 0]], features[b].uv[found.index[:, 1]]
         matches[a, b] = found.index[symmetric_epipolar_px(fundamental, uv_a, uv_b) < _MAX_ERROR_PX]
     problem = _problem(features, cam_from_worlds, matches)

@@ -27,7 +27,7 @@ from reconx_ros.evaluation.layout import (
     Metrics,
     Run,
     RunFolder,
-    Setting,
+    RunSetting,
     as_json,
     run_from_json,
 )
@@ -99,7 +99,7 @@ def run_suite(
             continue
         for seed in range(suite.seeds):
             rows = method_rows(seeded(config, seed), ablation=suite.ablation, extras=suite.extras)
-            setting = Setting(scene=task.scene, views=views, poses=poses, seed=seed)
+            setting = RunSetting(scene=task.scene, views=views, poses=poses, seed=seed)
             run, found = _run(task, setting, rows, None if folder is None else folder.run(setting), job)
             runs = (*metrics.runs, run)
             metrics = replace(metrics, runs=runs, summary=summarise(runs), seconds=time.perf_counter() - started)
@@ -125,7 +125,7 @@ def _task(suite: Suite, scene: Path, views: int, poses: str, camera_size: int) -
 
 
 def _run(
-    task: HeldOutTask, setting: Setting, rows: Sequence[Row], folder: RunFolder | None, job: Job | None
+    task: HeldOutTask, setting: RunSetting, rows: Sequence[Row], folder: RunFolder | None, job: Job | None
 ) -> tuple[Run, bool]:
     """(the run, whether it was found done)."""
     mark = fingerprint(task, setting, rows)
@@ -147,7 +147,7 @@ def finished(folder: RunFolder, mark: str) -> Run | None:
     return run if run.fingerprint == mark else None
 
 
-def fingerprint(task: HeldOutTask, setting: Setting, rows: Sequence[Row]) -> str:
+def fingerprint(task: HeldOutTask, setting: RunSetting, rows: Sequence[Row]) -> str:
     """Of everything that a run depends on: pictures, cameras, poses, setting, configurations, versions."""
     content = hashlib.sha256()
     for frame in chain((k.frame for k in (*task.keyframes, *task.originals)), task.tests):

@@ -31,7 +31,7 @@ _GROUP = 12  # held-out views whose reference depth is made together, which boun
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DepthView:
+class TrueDepthView:
     """A view with true depth.
 
     Attributes:
@@ -68,7 +68,9 @@ class Observed:
         return float(self.seen.sum()) / known if known else None
 
 
-def observed_pixels(target: DepthView, inputs: Sequence[DepthView], *, agreement: float = AGREEMENT) -> Observed:
+def observed_pixels(
+    target: TrueDepthView, inputs: Sequence[TrueDepthView], *, agreement: float = AGREEMENT
+) -> Observed:
     """Split the pixels of a view into those that an input saw and those that none did.
 
     Where an input's own depth is unknown at the place a surface falls on, nothing tells whether something hides it: the
@@ -134,9 +136,9 @@ def observed_masks(
         return [None] * len(task.tests), NOTHING
 
 
-def _sensor_view(frame: Frame, depth_m: np.ndarray | None, pose: SE3) -> DepthView:
+def _sensor_view(frame: Frame, depth_m: np.ndarray | None, pose: SE3) -> TrueDepthView:
     assert depth_m is not None
-    return DepthView(depth=depth_m, camera=frame.camera, world_from_cam=pose)
+    return TrueDepthView(depth=depth_m, camera=frame.camera, world_from_cam=pose)
 
 
 def _reference_masks(task: HeldOutTask, config: ReconxConfig, job: Job | None) -> list[Observed | None]:
@@ -150,7 +152,7 @@ def _reference_masks(task: HeldOutTask, config: ReconxConfig, job: Job | None) -
     return masks
 
 
-def _stereo_depths(frames: Sequence[Frame], config: ReconxConfig, job: Job | None) -> list[DepthView]:
+def _stereo_depths(frames: Sequence[Frame], config: ReconxConfig, job: Job | None) -> list[TrueDepthView]:
     """Depth of every frame from all of them, on the frames' own grids; 0 where it is unsure."""
     keyframes = [Keyframe(id=i, frame=replace(f, depth_m=None), sharpness=0.0) for i, f in enumerate(frames)]
     found = Reconstructor(config).align(keyframes, metric_poses=False, job=job)
@@ -158,7 +160,7 @@ def _stereo_depths(frames: Sequence[Frame], config: ReconxConfig, job: Job | Non
     return [_stereo_view(by_id[i], frame) for i, frame in enumerate(frames)]
 
 
-def _stereo_view(view: PointMap, frame: Frame) -> DepthView:
+def _stereo_view(view: PointMap, frame: Frame) -> TrueDepthView:
     depth = torch.where(view.valid & (view.confidence >= _MIN_CONFIDENCE), view.depth, 0.0)
     depth = resize_nearest(depth, frame.camera.width, frame.camera.height)
-    return DepthView(depth=depth.numpy(), camera=frame.camera, world_from_cam=posed(frame))
+    return TrueDepthView(depth=depth.numpy(), camera=frame.camera, world_from_cam=posed(frame))

@@ -230,7 +230,7 @@ class TransformBuffer:
         with self._lock:
             return tuple(sorted({*self._edges, *self._roots}))
 
-    def parent_of(self, frame: str) -> str | None:
+    def parent_frame(self, frame: str) -> str | None:
         """The newest parent of a frame; None for a root or an unknown frame."""
         with self._lock:
             edge = self._edges.get(frame.lstrip("/"))

@@ -215,7 +215,7 @@ class BagFrames:
         if usual:
             return usual[0]
         root = optical_frame
-        while (parent := self.transforms.parent_of(root)) is not None:
+        while (parent := self.transforms.parent_frame(root)) is not None:
             root = parent
         return root
 

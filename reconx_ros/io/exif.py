@@ -26,14 +26,14 @@ def focal_length_px(path: Path, width: int, height: int) -> float | None:
     Raises:
         StorageError: when the file cannot be read.
     """
-    tags = _tags_of(file_head(path))
+    tags = _tags_from_head(file_head(path))
     focal = _from_equivalent(tags, width, height) or _from_plane(tags, width, height)
     return focal if focal is not None and math.isfinite(focal) and focal > 0 else None
 
 
 def is_turned(head: bytes) -> bool:
     """Whether a JPEG's orientation exchanges width and height; ``head`` is what ``file_head`` gives."""
-    return _tags_of(head).get(_ORIENTATION, 1.0) in (5, 6, 7, 8)
+    return _tags_from_head(head).get(_ORIENTATION, 1.0) in (5, 6, 7, 8)
 
 
 def file_head(path: Path, length: int = _HEAD) -> bytes:
@@ -49,7 +49,7 @@ def file_head(path: Path, length: int = _HEAD) -> bytes:
         raise StorageError(f"file {path} cannot be read: {err.strerror}") from err
 
 
-def _tags_of(head: bytes) -> dict[int, float]:
+def _tags_from_head(head: bytes) -> dict[int, float]:
     try:
         return _tags(_tiff_block(head))
     except (struct.error, IndexError, ValueError, ZeroDivisionError):

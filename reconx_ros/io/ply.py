@@ -118,7 +118,7 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[str, int, np.dtype]:
     properties = [w for w in words[elements[0] + 1 : end] if w[:1] == ["property"]]
     if not properties:
         raise InvalidInputError(f"{path} has vertices without properties, expected at least one property")
-    return _ORDERS[formats[0]], int(count), _dtype_of(path, properties, _ORDERS[formats[0]])
+    return _ORDERS[formats[0]], int(count), _dtype_from_properties(path, properties, _ORDERS[formats[0]])
 
 
 def _header_lines(path: Path, file: BinaryIO) -> list[str]:
@@ -137,7 +137,7 @@ def _header_lines(path: Path, file: BinaryIO) -> list[str]:
     raise InvalidInputError(f"{path} has no line 'end_header', expected a complete PLY header")
 
 
-def _dtype_of(path: Path, properties: list[list[str]], order: str) -> np.dtype:
+def _dtype_from_properties(path: Path, properties: list[list[str]], order: str) -> np.dtype:
     fields = []
     for words in properties:
         if len(words) != 3 or words[1] not in _TYPES:

@@ -22,7 +22,7 @@ from reconx_ros.io.images import write_bytes_atomic, write_depth, write_image
 from reconx_ros.io.lanczos import covering_camera, covering_crop
 from reconx_ros.io.readers.base import Request
 from reconx_ros.io.readers.chunks import INDEX_CROP, video_keys
-from reconx_ros.io.readers.layouts import layout_of
+from reconx_ros.io.readers.layouts import layout_from_folder
 from reconx_ros.io.readers.scene_folder import camera_from_fov
 from reconx_ros.io.scene_views import Scene, SceneSplit, SceneView, check_files
 
@@ -80,7 +80,7 @@ def read_scene(
     root = Path(folder)
     if not root.is_dir():
         raise StorageError(f"scene folder {root} does not exist")
-    layout = layout_of(root, format)
+    layout = layout_from_folder(root, format)
     _check_poses(root, layout.name, poses)
     _check_index(root, layout.name, index, video)
     request = Request(

@@ -55,7 +55,7 @@ _CODES = (
 )
 
 
-def failure_of(error: BaseException) -> JobOutcome:
+def outcome_from_error(error: BaseException) -> JobOutcome:
     """The outcome of a job that raised: its code and one sentence."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return JobOutcome.failure(ErrorCode.OUT_OF_MEMORY, f"the memory was not enough: {_first_line(error)}")
@@ -148,7 +148,7 @@ class Worker:
             outcome = output.outcome
         except Exception as error:
             logging.getLogger(__name__).debug("job %s failed", key, exc_info=True)
-            outcome = failure_of(error)
+            outcome = outcome_from_error(error)
         self.send("done", key, outcome)
 
     def _progress(self, key: str, stage: str, fraction: float, message: str) -> None:
@@ -169,7 +169,7 @@ class Worker:
             self.send("answer", key, task(*arguments))
         except Exception as error:
             logging.getLogger(__name__).debug("%s failed", key, exc_info=True)
-            self.send("answer", key, failure_of(error))
+            self.send("answer", key, outcome_from_error(error))
 
     def _prepared(self, config: ReconxConfig, target: str) -> str:
         """One sentence about what jobs of this configuration will use, all of which was loaded once."""

@@ -20,13 +20,13 @@ class ContextPool:
         self._idle: list[int] = []
         weakref.finalize(self, _free_all, kernels, self._idle)
 
-    def borrow(self) -> Context:
+    def borrow(self) -> BorrowedContext:
         """A context that returns here when it is dropped."""
         with self._lock:
             handle = self._idle.pop() if self._idle else self.library.reconx_context_new()
         if not handle:
             raise ReconstructionError("there is no memory left for the rasteriser")
-        return Context(self, handle)
+        return BorrowedContext(self, handle)
 
     def take_back(self, handle: int) -> None:
         """Keep a context for the next call, or free it when enough are idle."""
@@ -43,14 +43,14 @@ def _free_all(kernels: ctypes.CDLL, handles: list[int]) -> None:
         kernels.reconx_context_free(handles.pop())
 
 
-class Context:
+class BorrowedContext:
     """One borrowed context; lives as long as the graph that may go backward through it."""
 
     def __init__(self, pool: ContextPool, handle: int) -> None:
         self._pool = pool
         self.handle: int | None = handle
 
-    def __enter__(self) -> Context:
+    def __enter__(self) -> BorrowedContext:
         return self
 
     def __exit__(self, *error: object) -> None:

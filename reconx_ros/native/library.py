@@ -30,7 +30,7 @@ _CURE = "install one with `apt install gcc`"
 _LOG = logging.getLogger(__name__)
 
 
-class Scene(ctypes.Structure):
+class NativeScene(ctypes.Structure):
     """``reconx_scene`` of render.h."""
 
     _fields_ = (
@@ -214,7 +214,7 @@ def _declared(library: ctypes.CDLL, path: Path) -> ctypes.CDLL:
     library.reconx_context_new.restype = pointer
     library.reconx_context_free.argtypes = [pointer]
     library.reconx_context_free.restype = None
-    scene, pictures, gradients = map(ctypes.POINTER, (Scene, Pictures, Gradients))
+    scene, pictures, gradients = map(ctypes.POINTER, (NativeScene, Pictures, Gradients))
     library.reconx_forward.argtypes = [pointer, scene, pictures, integer]
     library.reconx_backward.argtypes = [pointer, scene, pictures, gradients]
     library.reconx_ssim.argtypes = [pointer, ctypes.POINTER(SsimCall)]

@@ -1,6 +1,6 @@
 """The robot's side of mapping, free of ROS: keyframe buffer, map, coverage and trigger.
 
-Not thread-safe: one thread owns a Mapper. All work here is light (milliseconds per frame).
+Not thread-safe: one thread owns a KeyframeMapper. All work here is light (milliseconds per frame).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CoverageReport:
     per_keyframe: dict[int, float]
 
 
-class Mapper:
+class KeyframeMapper:
     """Keeps the keyframes worth keeping and the map made from them, and knows when more is needed."""
 
     def __init__(self, config: ReconxConfig) -> None:
@@ -89,7 +89,7 @@ class Mapper:
         depth = None
         if frame.world_from_cam is not None:
             self._current = (frame.camera, frame.world_from_cam)
-            self._current_coverage = self._view_of(frame)
+            self._current_coverage = self._view_coverage(frame)
             depth = self._current_coverage.median_depth
         verdict = self._policy.judge(frame, self._keyframes, depth)
         if not verdict.keep:
@@ -98,7 +98,7 @@ class Mapper:
         keyframe = self._keep(frame, verdict, depth)
         return FrameDecision(kept=True, reason=verdict.reason, keyframe=keyframe)
 
-    def _view_of(self, frame: Frame) -> ViewCoverage:
+    def _view_coverage(self, frame: Frame) -> ViewCoverage:
         """Coverage of a frame's view; for a moment that of the camera's former one, which differs little.
 
         A camera at 30 Hz is looked at 10 times a second; looking costs more than all else that is done for a frame.

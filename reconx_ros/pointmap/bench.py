@@ -14,7 +14,7 @@ import torch.nn.functional as nnf
 from reconx_ros.core import SE3, Frame, Job, Keyframe, PinholeCamera
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels
 from reconx_ros.pointmap.stereo.native import NativeKernels
 from reconx_ros.pointmap.stereo.sgm import Smoothness, choose, smooth_costs
@@ -127,7 +127,7 @@ def _agreement_row(native: NativeKernels, size: tuple[int, int], repeats: int, b
         return lambda: kernels.agreement(view, others, 0.02)
 
     view, *others = (
-        DepthView(
+        DepthMap(
             depth=torch.full_like(k.grey, 2.0),
             usable=torch.ones_like(k.grey, dtype=torch.bool),
             camera=k.camera,

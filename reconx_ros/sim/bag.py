@@ -12,7 +12,7 @@ import numpy as np
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, StorageError
 from reconx_ros.io.images import MILLIMETRE
 from reconx_ros.sim.path import NS_PER_S
-from reconx_ros.sim.recording import Recording
+from reconx_ros.sim.recording import RecordedDrive
 
 STORAGES = ("sqlite3", "mcap")
 MAP, BASE, CAMERA, OPTICAL = "map", "base_link", "camera_link", "camera_optical_frame"
@@ -35,7 +35,7 @@ class _Entry:
 
 
 def write_bag(
-    path: Path | str, recording: Recording, *, storage: str = "sqlite3", depth: bool = False, clock: bool = False
+    path: Path | str, recording: RecordedDrive, *, storage: str = "sqlite3", depth: bool = False, clock: bool = False
 ) -> None:
     """Write a recording as a ROS 2 bag.
 
@@ -95,7 +95,7 @@ def _latched_qos() -> Any:
     )
 
 
-def _entries(messages: _Messages, recording: Recording, depth: bool, clock: bool) -> Iterator[_Entry]:
+def _entries(messages: _Messages, recording: RecordedDrive, depth: bool, clock: bool) -> Iterator[_Entry]:
     start = min(recording.poses[0].stamp_ns, recording.views[0].stamp_ns)
     mount = recording.mount
     static = [

@@ -11,7 +11,7 @@ from reconx_ros.core import StorageError
 from reconx_ros.io.images import MILLIMETRE, read_bytes, write_bytes_atomic
 from reconx_ros.io.scenes import write_scene as write_frames
 from reconx_ros.sim.bag import STORAGES, write_bag
-from reconx_ros.sim.recording import Recording
+from reconx_ros.sim.recording import RecordedDrive
 
 __all__ = ["STORAGES", "suggested_splits", "write_bag", "write_scene"]
 
@@ -23,7 +23,7 @@ Depth is in millimetres, 0 where nothing was measured. Free for any use.
 """
 
 
-def write_scene(folder: Path | str, recording: Recording, *, depth: bool = True) -> None:
+def write_scene(folder: Path | str, recording: RecordedDrive, *, depth: bool = True) -> None:
     """Write a recording as a scene folder: images, depth, cameras.json with both kinds of poses and splits.
 
     Args:
@@ -51,7 +51,7 @@ def write_scene(folder: Path | str, recording: Recording, *, depth: bool = True)
         raise StorageError(f"file {root / 'SOURCE.txt'} cannot be written: {err.strerror}") from err
 
 
-def suggested_splits(recording: Recording, names: list[str]) -> dict[str, dict[str, Any]]:
+def suggested_splits(recording: RecordedDrive, names: list[str]) -> dict[str, dict[str, Any]]:
     """Few-view splits: n neighbouring keyframes from the middle of the drive, and the views between them as tests.
 
     Args:
@@ -73,7 +73,7 @@ def suggested_splits(recording: Recording, names: list[str]) -> dict[str, dict[s
     return splits
 
 
-def _keyframe_stride(recording: Recording) -> int:
+def _keyframe_stride(recording: RecordedDrive) -> int:
     """Views from one keyframe to the next, for about the usual baseline."""
     poses = [view.truth.world_from_cam for view in recording.views]
     way = sum(a.distance_to(b) for a, b in pairwise(poses))

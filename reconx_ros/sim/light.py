@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reconx_ros.sim.solids import Surface
+from reconx_ros.sim.solids import SolidPatch
 
 _OFFSET_M = 0.004
 _AMBIENT_REACH_M = 0.9  # what is farther away does not darken a corner
@@ -38,7 +38,7 @@ class LightField:
 
 
 def bake(
-    scene: Any, surfaces: Sequence[Surface], room_size_m: tuple[float, float, float], spacing_m: float
+    scene: Any, surfaces: Sequence[SolidPatch], room_size_m: tuple[float, float, float], spacing_m: float
 ) -> list[LightField]:
     """Light on every surface.
 
@@ -61,7 +61,7 @@ def bake(
     return [LightField(values=part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _grid_shape(surface: Surface, spacing_m: float) -> tuple[int, int]:
+def _grid_shape(surface: SolidPatch, spacing_m: float) -> tuple[int, int]:
     width, height = surface.size_m
     return max(2, round(height / spacing_m)), max(2, round(width / spacing_m))
 

@@ -14,7 +14,7 @@ from reconx_ros.sim.atlas import Atlas, pack
 from reconx_ros.sim.light import LightField, bake
 from reconx_ros.sim.patterns import Canvas
 from reconx_ros.sim.room import Room
-from reconx_ros.sim.solids import Surface
+from reconx_ros.sim.solids import SolidPatch
 from reconx_ros.sim.textures import paint
 
 _NO_HIT = 1e30
@@ -216,7 +216,7 @@ def _embree_scene(triangles: np.ndarray) -> tuple[Any, Any]:
     return scene, TriangleMesh(scene, np.ascontiguousarray(triangles, dtype=np.float32))
 
 
-def _painted_atlas(surfaces: Sequence[Surface], light: Sequence[LightField], texel_m: float) -> Atlas:
+def _painted_atlas(surfaces: Sequence[SolidPatch], light: Sequence[LightField], texel_m: float) -> Atlas:
     textures = []
     for surface, field in zip(surfaces, light, strict=True):
         width_m, height_m = surface.size_m

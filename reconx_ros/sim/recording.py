@@ -43,7 +43,7 @@ class RecordedView:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recording:
+class RecordedDrive:
     """A whole drive.
 
     Attributes:
@@ -63,7 +63,7 @@ class Recording:
     seed: int
 
 
-class Recorder:
+class DriveRecorder:
     """Takes the views of a drive one after the other.
 
     Args:
@@ -74,7 +74,7 @@ class Recorder:
         supersample: as ``RoomRenderer.render``.
 
     Attributes:
-        mount, poses, odometry: as in Recording.
+        mount, poses, odometry: as in RecordedDrive.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Recorder:
             world_from_cam=self._guessed(stamp_ns, world_from_cam),
         )
 
-    def recording(self, stamps_ns: Sequence[int], on_view: Callable[[int, int], None] | None = None) -> Recording:
+    def recording(self, stamps_ns: Sequence[int], on_view: Callable[[int, int], None] | None = None) -> RecordedDrive:
         """All views at some times; ``on_view`` is called with (done, all) after each.
 
         Raises:
@@ -118,7 +118,7 @@ class Recorder:
             views.append(self.view(stamp))
             if on_view is not None:
                 on_view(len(views), len(stamps_ns))
-        return Recording(
+        return RecordedDrive(
             camera=self.camera,
             mount=self.mount,
             views=tuple(views),

@@ -13,7 +13,7 @@ from reconx_ros.io.images import MILLIMETRE, write_bytes_atomic, write_depth, wr
 from reconx_ros.sim.noise import NOISE_LEVELS, noise_level
 from reconx_ros.sim.path import Drive, DriveConfig, default_camera
 from reconx_ros.sim.raycast import RenderConfig, RoomRenderer
-from reconx_ros.sim.recording import RecordedView, Recorder
+from reconx_ros.sim.recording import DriveRecorder, RecordedView
 from reconx_ros.sim.room import RoomConfig, make_room
 
 
@@ -66,7 +66,7 @@ class SimRobotConfig(Settings):
             camera_tilt_deg=self.camera_tilt_deg,
         )
 
-    def recorder(self) -> tuple[Recorder, list[int]]:
+    def recorder(self) -> tuple[DriveRecorder, list[int]]:
         """What renders the views, and the simulated times of all of them, in nanoseconds.
 
         Raises:
@@ -78,7 +78,7 @@ class SimRobotConfig(Settings):
         camera = default_camera(self.width, self.height, self.fov_deg)
         renderer = RoomRenderer(room, RenderConfig(texel_m=self.texel_m))
         noise = noise_level(self.noise, self.seed)
-        return Recorder(renderer, drive, camera, noise, self.supersample), drive.stamps(self.rate_hz)
+        return DriveRecorder(renderer, drive, camera, noise, self.supersample), drive.stamps(self.rate_hz)
 
     def is_held_out(self, number: int) -> bool:
         """Whether the image of this number is kept back."""
@@ -100,7 +100,7 @@ class TruthWriter:
         StorageError: when something cannot be written.
     """
 
-    def __init__(self, folder: Path | str, config: SimRobotConfig, recorder: Recorder) -> None:
+    def __init__(self, folder: Path | str, config: SimRobotConfig, recorder: DriveRecorder) -> None:
         self._root = Path(folder)
         try:
             (self._root / "truth").mkdir(parents=True, exist_ok=True)

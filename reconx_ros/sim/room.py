@@ -13,7 +13,7 @@ import numpy as np
 from reconx_ros.core import InvalidInputError
 from reconx_ros.core.settings import Settings, setting
 from reconx_ros.sim.furniture import CLOTHS, WALL_PIECES, WOODS, Piece, Tint, choose, coffee_table, plant, pouf
-from reconx_ros.sim.solids import Solid, Surface, square
+from reconx_ros.sim.solids import Solid, SolidPatch, square
 
 _WALL_TINTS: tuple[Tint, ...] = ((0.74, 0.70, 0.62), (0.66, 0.72, 0.70), (0.76, 0.66, 0.58), (0.68, 0.70, 0.76))
 _BRICK: Tint = (0.66, 0.46, 0.38)
@@ -51,10 +51,10 @@ class Room:
     config: RoomConfig
     size_m: tuple[float, float, float]
     solids: tuple[Solid, ...]
-    shell: tuple[Surface, ...]
+    shell: tuple[SolidPatch, ...]
     loop_axes_m: tuple[float, float]
 
-    def surfaces(self) -> list[Surface]:
+    def surfaces(self) -> list[SolidPatch]:
         """All textured surfaces."""
         return [*self.shell, *(surface for solid in self.solids for surface in solid.surfaces())]
 
@@ -112,7 +112,7 @@ def loop_points(axes_m: tuple[float, float], steps: int = _LOOP_STEPS) -> np.nda
     return np.stack([axes_m[0] * np.cos(angle), axes_m[1] * np.sin(angle)], axis=-1)
 
 
-def _shell(rng: np.random.Generator, size: tuple[float, float, float]) -> list[Surface]:
+def _shell(rng: np.random.Generator, size: tuple[float, float, float]) -> list[SolidPatch]:
     walls = ["plaster", "wallpaper", "brick", "plaster"]
     shift = int(rng.integers(0, 4))
     half = np.array(size) / 2
@@ -128,7 +128,7 @@ def _shell(rng: np.random.Generator, size: tuple[float, float, float]) -> list[S
         inward_unit = np.array(normal)
         patch = square(inward_unit) - 2 * inward_unit  # the opposite side of the cube, still facing inwards
         vertices = patch * half + [0, 0, half[2]]
-        surfaces.append(Surface(vertices=vertices, material=material, tint=tint, seed=int(rng.integers(1, 2**24))))
+        surfaces.append(SolidPatch(vertices=vertices, material=material, tint=tint, seed=int(rng.integers(1, 2**24))))
     return surfaces
 
 

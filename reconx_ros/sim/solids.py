@@ -13,7 +13,7 @@ _UP = np.array([0.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Surface:
+class SolidPatch:
     """A patch of a solid's skin, as a grid of vertices with one texture over it.
 
     Attributes:
@@ -113,19 +113,21 @@ class Solid:
         within = np.abs(points[..., 2] - self.centre[2]) < self.size[2] / 2
         return within & (self.distance_xy(points[..., :2]) <= 0)
 
-    def surfaces(self) -> list[Surface]:
+    def surfaces(self) -> list[SolidPatch]:
         """The skin; a side that lies on the floor is left out."""
         patches = {"box": _box_patches, "cylinder": _cylinder_patches, "sphere": _sphere_patches}[self.kind]()
         if self.centre[2] - self.size[2] / 2 < 0.02 and self.kind != "sphere":
             patches.pop("bottom")
         return [self._surface(k, name, unit) for k, (name, unit) in enumerate(patches.items())]
 
-    def _surface(self, number: int, name: str, unit: np.ndarray) -> Surface:
+    def _surface(self, number: int, name: str, unit: np.ndarray) -> SolidPatch:
         local = unit * (np.array(self.size) / 2)
         vertices = local.copy()
         vertices[..., :2] = rotated_2d(local[..., :2], self.yaw_rad)
         material = self.front if name == "front" and self.front else self.material
-        return Surface(vertices=vertices + self.centre, material=material, tint=self.tint, seed=self.seed * 16 + number)
+        return SolidPatch(
+            vertices=vertices + self.centre, material=material, tint=self.tint, seed=self.seed * 16 + number
+        )
 
 
 def rotated_2d(points: np.ndarray, yaw_rad: float) -> np.ndarray:

@@ -58,7 +58,7 @@ class OverviewData:
     metric_scale: bool = False
 
 
-def overview_of(
+def overview_data(
     views: AlignedViews,
     novel: Sequence[np.ndarray],
     novel_poses: Sequence[SE3],

@@ -118,7 +118,7 @@ class FlfClips:
         device = self._pipeline._execution_device
         video = (target.rgb.permute(3, 0, 1, 2)[None] * 2 - 1).to(device, self._pipeline.vae.dtype)  # [1, 3, T, H, W]
         with torch.no_grad():
-            clean = self._adapter.latents_of(self._pipeline, video).float()
+            clean = self._adapter.latents_from_pictures(self._pipeline, video).float()
         stride = target.rgb.shape[1] // clean.shape[3]
         mask = cell_mask(target.explained, stride, self._adapter.frame_group(self._pipeline)).expand_as(clean)
         noise = standard_noise(clean.shape, seed + _GUIDE_SEED)

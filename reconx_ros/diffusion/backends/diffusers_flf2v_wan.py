@@ -81,7 +81,7 @@ class WanAdapter:
         frames: torch.Tensor = video.permute(0, 2, 3, 1)
         return frames
 
-    def latents_of(self, pipeline: Any, video: torch.Tensor) -> torch.Tensor:
+    def latents_from_pictures(self, pipeline: Any, video: torch.Tensor) -> torch.Tensor:
         """Latents [1, C, T', h, w] of a video [1, 3, T, H, W] in [-1, 1], scaled as the sampler has them."""
         codes = pipeline.vae.encode(video).latent_dist.mode()
         mean, deviation = (

@@ -122,7 +122,7 @@ class ReconXClips:
 
     def _guide(self, target: RenderTarget, seed: int) -> LatentGuide:
         device = self._pipeline._execution_device
-        clean = self._pipeline.latents_of(target.rgb)
+        clean = self._pipeline.latents_from_pictures(target.rgb)
         return LatentGuide(
             clean=clean,
             noise=standard_noise(clean.shape, seed + _GUIDE_SEED).to(device),

@@ -48,7 +48,7 @@ def confidence_by_geometry(geometry: FrameGeometry, prior: float) -> torch.Tenso
     return torch.where(known, geometry.confidence, prior * mean).clamp(0, 1)
 
 
-def view_of(
+def judged_view(
     frame: MadeFrame,
     render: BlendedView,
     geometry: FrameGeometry | None,

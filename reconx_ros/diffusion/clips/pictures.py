@@ -78,7 +78,7 @@ def picture_through(view: PointMap, camera: PinholeCamera) -> torch.Tensor:
     return picture.permute(1, 2, 0).clamp(0, 1).contiguous()
 
 
-def surfaces_of(views: AlignedViews, min_confidence: float, device: torch.device) -> list[Surface]:
+def surfaces_from_views(views: AlignedViews, min_confidence: float, device: torch.device) -> list[Surface]:
     """The pointmaps as surfaces that can be rendered; those without a sure pixel are left out."""
     step = BlendSettings().max_step
     made = [make_surface(v, min_confidence=min_confidence, max_step=step, device=device) for v in views.views]

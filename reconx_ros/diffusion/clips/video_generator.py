@@ -21,8 +21,8 @@ from reconx_ros.core import (
 )
 from reconx_ros.core.registry import create
 from reconx_ros.diffusion.base import FrameEstimator, FrameGeometry, ViewGenerator, registry
-from reconx_ros.diffusion.clips.judge import view_of
-from reconx_ros.diffusion.clips.pictures import keyframe_view, render_path, shared_camera, surfaces_of
+from reconx_ros.diffusion.clips.judge import judged_view
+from reconx_ros.diffusion.clips.pictures import keyframe_view, render_path, shared_camera, surfaces_from_views
 from reconx_ros.diffusion.clips.plan import plan_clips
 from reconx_ros.diffusion.clips.run import (
     ClipModel,
@@ -96,7 +96,7 @@ class VideoGenerator(ABC):
         camera = shared_camera(views.views, config.width, config.height)
         plans = plan_clips(views, config, camera, model.frame_count(config))
         model.check(plans, config)
-        surfaces = surfaces_of(views, config.min_confidence, device)
+        surfaces = surfaces_from_views(views, config.min_confidence, device)
         placed, notes = run_clips(model, plans, views, surfaces, config, part_of(job, _LOADED, _MADE))
         made, more = self._judged(
             placed, views, surfaces, config, device, part_of(job, _MADE, 1.0), follows=model.follows_path(config)
@@ -129,7 +129,7 @@ class VideoGenerator(ABC):
                 path = Trajectory(camera=frame.camera, world_from_cams=(frame.world_from_cam,))
                 render = render_path(surfaces, path)[0]
             made.append(
-                view_of(
+                judged_view(
                     frame,
                     render,
                     geometry,

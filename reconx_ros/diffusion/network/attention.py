@@ -14,7 +14,7 @@ from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class AttentionContext:
     """What the network is told besides the noisy latents; B sequences of T frames.
 
     Attributes:
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
         self.to_v = nn.Linear(width, inner, bias=False)
         self.to_out = nn.Linear(inner, width)
 
-    def forward(self, x: torch.Tensor, context: Context | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: AttentionContext | None = None) -> torch.Tensor:
         """[N, K, C] to the same shape; ``context`` is not used."""
         del context
         return self.to_out(attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
             self.to_v_structure = nn.Linear(structure_dim, inner, bias=False)
             self.structure_gate = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """[B * T, K, C] to the same shape."""
         q = self.to_q(x)
         everyone = q.reshape(context.batch, -1, q.shape[-1])  # [B, T * K, C]: tokens shared by the frames, not repeated
@@ -137,7 +137,7 @@ class TransformerBlock(nn.Module):
         self.norm2, self.attn2 = nn.LayerNorm(width), attn2
         self.norm3, self.ff = nn.LayerNorm(width), FeedForward(width, dropout)
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """[N, K, C] to the same shape."""
         x = x + self.attn1(self.norm1(x), context)
         x = x + self.attn2(self.norm2(x), context)
@@ -165,7 +165,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zero_module(nn.Linear(channels, channels))
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """[B * T, C, H, W] to the same shape."""
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # [B * T, H * W, C]
         for block in self.blocks:
@@ -189,7 +189,7 @@ class TemporalTransformer(nn.Module):
         )
         self.proj_out = zero_module(nn.Linear(inner, channels))
 
-    def forward(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """[B * T, C, H, W] to the same shape."""
         video = frames_to_video(x, context.batch)  # [B, C, T, H, W]
         batch, _, frames, height, width = video.shape
@@ -217,12 +217,12 @@ class EpipolarAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels, bias=False)
         self.to_out = zero_module(nn.Linear(channels, channels))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """[B * T, C, H, W] to the same shape.
 
         Args:
             x: features.
-            mask: bool [B, T * H * W, R, H * W]; see ``Context.epipolar``.
+            mask: bool [B, T * H * W, R, H * W]; see ``AttentionContext.epipolar``.
             context: names the reference frames.
         """
         tokens = self.norm(x).flatten(2).transpose(1, 2).unflatten(0, (context.batch, -1))  # [B, T, H * W, C]

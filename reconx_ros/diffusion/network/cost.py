@@ -173,7 +173,7 @@ def unet_cost(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
+class VideoMemoryPlan:
     """How a run fits into memory.
 
     Attributes:
@@ -196,7 +196,7 @@ class MemoryPlan:
 
 def plan_memory(
     *, step: Cost, moved_bytes: int, decode_bytes: int, tile_bytes: int, frames: int, size: str, available: int | None
-) -> MemoryPlan:
+) -> VideoMemoryPlan:
     """Choose how to run, or refuse.
 
     Args:
@@ -225,4 +225,6 @@ def plan_memory(
         )
     tiled = room is not None and decode_bytes > room
     notes = ("frames are decoded tile by tile, since one does not fit into memory at once",) if tiled else ()
-    return MemoryPlan(step_bytes=needed, decode_bytes=tile_bytes if tiled else decode_bytes, tiled=tiled, notes=notes)
+    return VideoMemoryPlan(
+        step_bytes=needed, decode_bytes=tile_bytes if tiled else decode_bytes, tiled=tiled, notes=notes
+    )

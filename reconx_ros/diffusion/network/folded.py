@@ -19,7 +19,7 @@ from reconx_ros.diffusion.model_folders import FOLDED
 from reconx_ros.diffusion.network import models
 from reconx_ros.diffusion.network.camera_condition import LATENT_STRIDE
 from reconx_ros.diffusion.network.conditions import Encoded, camera_inputs
-from reconx_ros.diffusion.network.cost import MemoryPlan, plan_memory, unet_cost
+from reconx_ros.diffusion.network.cost import VideoMemoryPlan, plan_memory, unet_cost
 from reconx_ros.diffusion.network.patches import PatchParts
 from reconx_ros.diffusion.network.pipeline import VideoGeneration, _moved
 from reconx_ros.diffusion.network.settings import GenerationSettings
@@ -64,7 +64,7 @@ class FoldedPipeline(VideoGeneration):
 
     def plan(
         self, frames: int, height: int, width: int, structure: bool = False, limit_bytes: int | None = None
-    ) -> MemoryPlan:
+    ) -> VideoMemoryPlan:
         """See ``VideoGeneration``; decoding takes the frames themselves."""
         h, w = height // self.latent_stride, width // self.latent_stride
         tokens = self.structure_encoder.structure_config.tokens if structure and self.structure_encoder else 0
@@ -80,7 +80,7 @@ class FoldedPipeline(VideoGeneration):
         )
 
     @torch.no_grad()
-    def latents_of(self, pictures: torch.Tensor) -> torch.Tensor:
+    def latents_from_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         """See ``VideoGeneration``."""
         pixels = pictures.to(self._execution_device).float().permute(0, 3, 1, 2)[None] * 2 - 1  # [1, T, 3, H, W]
         return self.parts.encode(pixels)
@@ -101,7 +101,7 @@ class FoldedPipeline(VideoGeneration):
         if last is None:
             raise InvalidInputError("a model trained from scratch needs two pictures, got 1")
         device, dtype = self._execution_device, self.unet.dtype
-        given = self.latents_of(torch.stack([first, last]))
+        given = self.latents_from_pictures(torch.stack([first, last]))
         known = torch.zeros(1, given.shape[1], frames, *given.shape[3:], device=device)
         known[:, :, list(places)] = given
         text, image, no_image = self.parts.tokens(first.to(device).float().permute(2, 0, 1)[None] * 2 - 1, frames)
@@ -127,7 +127,7 @@ class FoldedPipeline(VideoGeneration):
             cameras=_moved(cameras, device),
         )
 
-    def decode(self, latents: torch.Tensor, plan: MemoryPlan, job: Job) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, plan: VideoMemoryPlan, job: Job) -> torch.Tensor:
         """See ``VideoGeneration``; unfolding is exact."""
         pixels = self.parts.decode(latents.float())[0]  # [T, 3, H, W]
         return ((pixels + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu()

@@ -26,7 +26,7 @@ from reconx_ros.diffusion.network.conditions import (
     latent_size,
     prompt_tokens,
 )
-from reconx_ros.diffusion.network.cost import Cost, MemoryPlan, measure, plan_memory, unet_cost
+from reconx_ros.diffusion.network.cost import Cost, VideoMemoryPlan, measure, plan_memory, unet_cost
 from reconx_ros.diffusion.network.sampler import guided
 from reconx_ros.diffusion.network.settings import (
     GeneratedFrames,
@@ -165,7 +165,7 @@ class VideoGeneration:
 
     def plan(
         self, frames: int, height: int, width: int, structure: bool = False, limit_bytes: int | None = None
-    ) -> MemoryPlan:
+    ) -> VideoMemoryPlan:
         """How a run fits into memory: ``limit_bytes``, or what is free. Errors as ``plan_memory``."""
         h, w = latent_size(height, width)
         tokens = self.structure_encoder.structure_config.tokens if structure and self.structure_encoder else 0
@@ -219,7 +219,7 @@ class VideoGeneration:
         )
 
     @torch.no_grad()
-    def latents_of(self, pictures: torch.Tensor) -> torch.Tensor:
+    def latents_from_pictures(self, pictures: torch.Tensor) -> torch.Tensor:
         """Clean latents [1, C, T, h, w] of a clip [T, H, W, 3] in [0, 1], scaled as the sampler has them."""
         places = range(len(pictures))
         return known_latents(self.vae, list(pictures), places, len(pictures), self._execution_device)  # type: ignore[attr-defined]
@@ -292,7 +292,7 @@ class VideoGeneration:
             rescale=options.guidance_rescale,
         )
 
-    def decode(self, latents: torch.Tensor, plan: MemoryPlan, job: Job) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, plan: VideoMemoryPlan, job: Job) -> torch.Tensor:
         """Latents [1, C, T, h, w] to frames [T, H, W, 3] in [0, 1] on the CPU, one at a time."""
         self.vae.enable_tiling() if plan.tiled else self.vae.disable_tiling()
         codes, frames = latents[0].transpose(0, 1) / self.vae.config.scaling_factor, []

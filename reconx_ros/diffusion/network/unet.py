@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reconx_ros.core import ConfigError, InvalidInputError, check_shape
 from reconx_ros.diffusion.network.attention import (
-    Context,
+    AttentionContext,
     EpipolarAttention,
     SpatialTransformer,
     TemporalTransformer,
@@ -211,7 +211,7 @@ class VideoUNet(nn.Module):
             InvalidInputError: for shapes that do not fit, or a condition that this network has no branch for.
         """
         self._check(sample, text, image, structure, rays, epipolar)
-        context = Context(
+        context = AttentionContext(
             text=text,
             image=image,
             structure=structure,
@@ -230,7 +230,7 @@ class VideoUNet(nn.Module):
         return frames_to_video(self.conv_out(nnf.silu(self.norm_out(x))), context.batch)
 
     def _encode(
-        self, x: torch.Tensor, embedding: torch.Tensor, context: Context, features: list[torch.Tensor]
+        self, x: torch.Tensor, embedding: torch.Tensor, context: AttentionContext, features: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         skips = [x]
         for level, stage in enumerate(cast("list[Level]", self.down)):
@@ -246,7 +246,7 @@ class VideoUNet(nn.Module):
         return x, skips
 
     def _decode(
-        self, x: torch.Tensor, skips: list[torch.Tensor], embedding: torch.Tensor, context: Context
+        self, x: torch.Tensor, skips: list[torch.Tensor], embedding: torch.Tensor, context: AttentionContext
     ) -> torch.Tensor:
         x = self._run(self.mid_block, x, embedding, context)
         x = self._run(self.mid_res, x, embedding, context.batch)

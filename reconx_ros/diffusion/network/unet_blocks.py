@@ -9,7 +9,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from reconx_ros.diffusion.network.attention import (
-    Context,
+    AttentionContext,
     EpipolarAttention,
     SpatialTransformer,
     TemporalTransformer,
@@ -99,7 +99,7 @@ class VideoBlock(nn.Module):
         self.level = level
         self.res, self.spatial, self.epipolar, self.temporal = res, spatial, epipolar, temporal
 
-    def forward(self, x: torch.Tensor, embedding: torch.Tensor, context: Context) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor, context: AttentionContext) -> torch.Tensor:
         """[B * T, C, H, W] to [B * T, C', H, W]."""
         x = self.res(x, embedding, context.batch)
         if self.spatial is not None:

@@ -15,7 +15,7 @@ _POINT_STREAM = 4
 _NS_PER_S = 1e9
 _MAX_FPS = 60
 
-PointsOf = Callable[[Frame, Frame], np.ndarray]
+PointSource = Callable[[Frame, Frame], np.ndarray]
 """Stage 1: points [P, 3] of a first and a last picture, in the frame of the first camera."""
 
 
@@ -123,7 +123,7 @@ class ClipArrays:
         source: gives pictures.
         interval: of a clip by its number.
         points: drawn per clip.
-        points_of: stage 1.
+        point_source: stage 1.
         seed: of the drawing.
     """
 
@@ -132,11 +132,11 @@ class ClipArrays:
         source: ClipSource,
         interval: Callable[[int], float],
         points: int,
-        points_of: PointsOf = points_from_depth,
+        point_source: PointSource = points_from_depth,
         seed: int = 0,
     ) -> None:
         self._source, self._interval, self._points = source, interval, points
-        self._points_of, self._seed = points_of, seed
+        self._points_of, self._seed = point_source, seed
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         """Raises InvalidInputError for pictures that make no clip."""
@@ -146,7 +146,7 @@ class ClipArrays:
 
 
 def clip_arrays(
-    frames: Sequence[Frame], points: int, rng: np.random.Generator, points_of: PointsOf = points_from_depth
+    frames: Sequence[Frame], points: int, rng: np.random.Generator, point_source: PointSource = points_from_depth
 ) -> dict[str, np.ndarray]:
     """The arrays of one clip.
 
@@ -164,7 +164,7 @@ def clip_arrays(
         raise InvalidInputError(f"picture {missing[0]} of a training clip has no pose, expected one")
     first_from_world = poses[0].inverse()  # type: ignore[union-attr]
     camera = frames[0].camera
-    chosen, mask = _drawn(points_of(frames[0], frames[-1]), points, rng)
+    chosen, mask = _drawn(point_source(frames[0], frames[-1]), points, rng)
     return {
         "images": np.stack([frame.rgb_u8.transpose(2, 0, 1) for frame in frames]),
         "points": chosen,

@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Settings):
+class VideoTrainingConfig(Settings):
     """The optimisation: ReconX eq. 5, AdamW, averaged weights, dropped conditions, growing frame intervals."""
 
     steps: int = setting(3000, "Optimiser steps, warm-up of the image attention included.", ge=1)
@@ -76,11 +76,11 @@ class TrainingConfig(Settings):
             raise ConfigError("parameter structure is 'exchanged', expected at least 2 clips at a time for it")
 
 
-PRESETS: dict[str, TrainingConfig] = {
+PRESETS: dict[str, VideoTrainingConfig] = {
     # From scratch, a few million parameters, on a CPU.
-    "small": TrainingConfig(),
+    "small": VideoTrainingConfig(),
     # ReconX, sec. 5.1: a converted DynamiCrafter. Batch, rate and what "spatial layers" are is ours to say.
-    "reconx": TrainingConfig(
+    "reconx": VideoTrainingConfig(
         steps=32_000, image_attention_steps=2_000, parts=("spatial", "structure", "camera"), batch=1, reuse=1,
         learning_rate=1e-5, final_rate=1e-5, rate_warmup_steps=500, average=0.9999, points=16_384, precision="bf16",
         gradient_checkpointing=True, workers=8, validate_every=1_000, sample_every=2_000, sample_steps=50,
@@ -90,7 +90,7 @@ PRESETS: dict[str, TrainingConfig] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings(Settings):
+class VideoNetworkSettings(Settings):
     """Sizes of a network that is trained from scratch, without an autoencoder or CLIP to stand on."""
 
     patch: int = setting(4, "Side of the squares of pixels that are folded into channels.", unit="px", ge=1, le=16)

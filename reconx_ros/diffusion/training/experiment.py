@@ -23,10 +23,10 @@ import torch
 from reconx_ros.core import InvalidInputError, Job, StorageError
 from reconx_ros.core.files import whole_file
 from reconx_ros.diffusion.training.clips import ClipSource
-from reconx_ros.diffusion.training.config import TrainingConfig
+from reconx_ros.diffusion.training.config import VideoTrainingConfig
 from reconx_ros.diffusion.training.model import Prepared
 from reconx_ros.diffusion.training.store import StoredClips
-from reconx_ros.diffusion.training.trainer import SaveModel, Trainer, TrainingRun
+from reconx_ros.diffusion.training.trainer import SaveModel, VideoTrainer, VideoTrainingRun
 from reconx_ros.learning.state import STATE_FILE
 
 ARMS = {"own points": "own", "another scene's points": "exchanged"}
@@ -51,7 +51,7 @@ class StructureExperiment:
         data: plain values that describe the data.
     """
 
-    config: TrainingConfig
+    config: VideoTrainingConfig
     make_model: Callable[[int], Prepared]
     save: SaveModel
     clips: Path
@@ -68,7 +68,7 @@ class StructureExperiment:
 
         Raises:
             InvalidInputError: without seeds.
-            CancelledError, StorageError, ReconstructionError: as ``Trainer.fit``.
+            CancelledError, StorageError, ReconstructionError: as ``VideoTrainer.fit``.
         """
         if not self.seeds:
             raise InvalidInputError("the experiment has no seeds, expected at least one")
@@ -85,7 +85,7 @@ class StructureExperiment:
         """Scores of one run, under the names that they have in the table."""
         folder = self.folder / f"{ARMS[arm]}_{seed}"
         config = replace(self.config, seed=seed, structure=ARMS[arm])
-        run = TrainingRun(
+        run = VideoTrainingRun(
             config=config,
             prepared=self.make_model(seed),
             save=self.save,
@@ -98,7 +98,7 @@ class StructureExperiment:
         if done is not None and done["settings"] == _plain(run.settings()):
             return dict(done["scores"])
         folder.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(run, device, resume=(folder / STATE_FILE).is_file())
+        trainer = VideoTrainer(run, device, resume=(folder / STATE_FILE).is_file())
         trainer.fit(job)
         scores = {arm: trainer.validate()}
         if ARMS[arm] == "own":

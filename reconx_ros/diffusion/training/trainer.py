@@ -22,11 +22,11 @@ from reconx_ros.diffusion.training.clips import (
     ClipArrays,
     ClipBatch,
     ClipSource,
-    PointsOf,
+    PointSource,
     collated,
     points_from_depth,
 )
-from reconx_ros.diffusion.training.config import TrainingConfig
+from reconx_ros.diffusion.training.config import VideoTrainingConfig
 from reconx_ros.diffusion.training.curriculum import Curriculum
 from reconx_ros.diffusion.training.model import Prepared, check_structure, conditions
 from reconx_ros.diffusion.training.parts import Phase, names_in, phases, select
@@ -55,7 +55,7 @@ def _ignore(row: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingRun:
+class VideoTrainingRun:
     """What a run is given.
 
     Attributes:
@@ -65,19 +65,19 @@ class TrainingRun:
         train, validation: sources of clips; their rooms must not overlap.
         folder: where model, state, log and samples go.
         data: plain values that describe the data, for the card.
-        points_of: stage 1; depth of the pictures where None is needed.
+        point_source: stage 1; depth of the pictures where None is needed.
         licence: of the trained weights.
         on_log: gets every row of the log, too.
     """
 
-    config: TrainingConfig
+    config: VideoTrainingConfig
     prepared: Prepared
     save: SaveModel
     train: ClipSource
     validation: ClipSource
     folder: Path
     data: Mapping[str, Any] = field(default_factory=dict)
-    points_of: PointsOf = points_from_depth
+    point_source: PointSource = points_from_depth
     licence: str = "Apache-2.0"
     on_log: OnLog = _ignore
 
@@ -100,7 +100,7 @@ class _OneProcessOf:
 class _Intervals:
     """Interval of a training clip by its number."""
 
-    def __init__(self, config: TrainingConfig, reuse: Reuse, processes: int) -> None:
+    def __init__(self, config: VideoTrainingConfig, reuse: Reuse, processes: int) -> None:
         self._curriculum = Curriculum(smooth=config.smooth_share, growth=config.growth_share, seed=config.seed)
         self._steps, self._reuse, self._processes = config.steps, reuse, processes
 
@@ -109,7 +109,7 @@ class _Intervals:
         return self._curriculum.interval(step / self._steps, number)
 
 
-class Trainer:
+class VideoTrainer:
     """One run, from its start or from where it was interrupted.
 
     Args:
@@ -126,7 +126,7 @@ class Trainer:
         BackendUnavailableError: without accelerate.
     """
 
-    def __init__(self, run: TrainingRun, device: torch.device, *, resume: bool = False) -> None:
+    def __init__(self, run: VideoTrainingRun, device: torch.device, *, resume: bool = False) -> None:
         config = run.config
         check_structure(run.prepared, config.structure)
         self.run, self.step, self.seconds = run, 0, 0.0
@@ -197,7 +197,7 @@ class Trainer:
         config, count = self.run.config, self.processes.count
         reuse = Reuse(batch=config.batch, times=config.reuse, window=config.window, seed=config.seed)
         intervals = _Intervals(config, reuse, count)
-        arrays = ClipArrays(self.run.train, intervals, config.points, self.run.points_of, config.seed)
+        arrays = ClipArrays(self.run.train, intervals, config.points, self.run.point_source, config.seed)
         make = _OneProcessOf(arrays, self.processes.number, count)
         for clips in drawn_examples(make, steps, reuse, workers=config.workers):
             yield collated(clips)
@@ -277,7 +277,7 @@ class Trainer:
             config = self.run.config
             count = max(2, config.validation_clips)
             size = max(2, min(config.batch, count))
-            arrays = ClipArrays(self.run.validation, spread_interval, config.points, self.run.points_of, config.seed)
+            arrays = ClipArrays(self.run.validation, spread_interval, config.points, self.run.point_source, config.seed)
             clips = list(made_in_order(arrays, range(count - count % size), workers=0))
             self._validation = tuple(collated(clips[k : k + size]) for k in range(0, len(clips), size))
         return self._validation

@@ -43,7 +43,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class SceneLayout:
     """One way to lay out a scene.
 
     Attributes:
@@ -132,7 +132,7 @@ class Views:
         return self._rectifiers[lens]
 
 
-def scene_of(
+def scene_from_pictures(
     request: Request,
     found: Sequence[str],
     picture: Callable[[str], PictureFile],
@@ -198,7 +198,7 @@ def chosen(found: Sequence[str], names: Sequence[str] | None, root: Path) -> lis
     return list(found if names is None else names)
 
 
-def lines_of(path: Path) -> list[str]:
+def lines_from_file(path: Path) -> list[str]:
     """Lines of a text file that are neither empty nor a comment (#).
 
     Raises:
@@ -208,7 +208,7 @@ def lines_of(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def matrix_of(path: Path, rows: int, columns: int, lines: Sequence[str] | None = None) -> np.ndarray:
+def matrix_from_file(path: Path, rows: int, columns: int, lines: Sequence[str] | None = None) -> np.ndarray:
     """A matrix [rows, columns] written as text, one row per line; numbers may be infinite.
 
     Args:
@@ -220,7 +220,7 @@ def matrix_of(path: Path, rows: int, columns: int, lines: Sequence[str] | None =
         StorageError: when the file cannot be read.
         InvalidInputError: when it holds something else.
     """
-    words = [line.replace(",", " ").split() for line in (lines_of(path) if lines is None else lines)]
+    words = [line.replace(",", " ").split() for line in (lines_from_file(path) if lines is None else lines)]
     try:
         matrix = np.array([[float(word) for word in row] for row in words])
     except ValueError:
@@ -230,7 +230,7 @@ def matrix_of(path: Path, rows: int, columns: int, lines: Sequence[str] | None =
     return matrix
 
 
-def pose_of(matrix: np.ndarray, name: str) -> SE3:
+def se3_from_matrix(matrix: np.ndarray, name: str) -> SE3:
     """A pose from a matrix [4, 4]; ``name`` begins its errors.
 
     Raises:
@@ -242,7 +242,9 @@ def pose_of(matrix: np.ndarray, name: str) -> SE3:
         raise InvalidInputError(f"{name} has an unusable pose: {err}") from None
 
 
-def camera_of(name: str, size: tuple[int, int], fx: float, fy: float, cx: float, cy: float) -> PinholeCamera:
+def camera_from_intrinsics(
+    name: str, size: tuple[int, int], fx: float, fy: float, cx: float, cy: float
+) -> PinholeCamera:
     """A camera whose pixel (0, 0) is the centre of the first pixel; ``name`` begins its errors.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.io.colmap import ColmapView, read_colmap
-from reconx_ros.io.readers.base import PictureFile, Request, scene_of
+from reconx_ros.io.readers.base import PictureFile, Request, scene_from_pictures
 from reconx_ros.io.readers.picture_folders import name_in, picture_folder, picture_paths
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import every_eighth_split
@@ -37,7 +37,7 @@ def read_colmap_folder(request: Request) -> Scene:
         raise InvalidInputError(f"COLMAP model {model} has no posed images, expected at least one")
     files = picture_paths(_picture_folder(request, model), list(found))
     by_name = {name_in(path, root): (path, found[key]) for key, path in files.items()}
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(by_name),
         lambda name: _picture(name, *by_name[name]),

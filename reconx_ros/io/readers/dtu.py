@@ -21,7 +21,15 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import image_files, read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import PictureFile, Request, camera_of, lines_of, matrix_of, pose_of, scene_of
+from reconx_ros.io.readers.base import (
+    PictureFile,
+    Request,
+    camera_from_intrinsics,
+    lines_from_file,
+    matrix_from_file,
+    scene_from_pictures,
+    se3_from_matrix,
+)
 from reconx_ros.io.readers.picture_folders import name_in
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import FEW_VIEW_SIZES, every_eighth_split
@@ -57,7 +65,7 @@ def read_dtu(request: Request) -> Scene:
     is_scan = re.fullmatch(r"scan_?\d+(_train)?", root.resolve().name, re.IGNORECASE) is not None
     unit_m = _MM if is_scan else 1.0
     by_name = {name_in(path, root): path for path in matrices}
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(by_name),
         lambda name: _picture(name, by_name[name], *matrices[by_name[name]], unit_m),
@@ -95,13 +103,13 @@ def _from_text(root: Path, folder: Path) -> dict[Path, _Matrices]:
 
 
 def _camera_file(path: Path) -> _Matrices:
-    lines = lines_of(path)
+    lines = lines_from_file(path)
     words = [line.lower() for line in lines]
     if "extrinsic" not in words or "intrinsic" not in words:
         raise InvalidInputError(f"file {path} has no 'extrinsic' and 'intrinsic', expected a camera file of MVSNet")
     outer, inner = words.index("extrinsic") + 1, words.index("intrinsic") + 1
-    cam_from_world = matrix_of(path, 4, 4, lines[outer : outer + 4])
-    return matrix_of(path, 3, 3, lines[inner : inner + 3]), _inverse(cam_from_world, path)
+    cam_from_world = matrix_from_file(path, 4, 4, lines[outer : outer + 4])
+    return matrix_from_file(path, 3, 3, lines[inner : inner + 3]), _inverse(cam_from_world, path)
 
 
 def _inverse(matrix: np.ndarray, path: Path) -> np.ndarray:
@@ -153,8 +161,8 @@ def _picture(name: str, path: Path, intrinsics: np.ndarray, pose: np.ndarray, un
     return PictureFile(
         name=name,
         path=path,
-        lens=Lens(camera=camera_of(title, size, fx, fy, cx, cy)),
-        world_from_cam=pose_of(pose, title),
+        lens=Lens(camera=camera_from_intrinsics(title, size, fx, fy, cx, cy)),
+        world_from_cam=se3_from_matrix(pose, title),
     )
 
 

@@ -15,7 +15,16 @@ from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import image_files, natural_order
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, camera_of, counted, matrix_of, pose_of, scene_of
+from reconx_ros.io.readers.base import (
+    DepthFile,
+    PictureFile,
+    Request,
+    camera_from_intrinsics,
+    counted,
+    matrix_from_file,
+    scene_from_pictures,
+    se3_from_matrix,
+)
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import few_view_splits, neighbouring_splits
 
@@ -44,7 +53,7 @@ def read_seven_scenes(request: Request) -> Scene:
     found = sorted(p for folder in (root, *_sequences(root)) for p in folder.glob(f"frame-*{_COLOUR}"))
     poses = _known_poses(root, {path: _beside(path, _POSE) for path in found})
     cameras = _seven_scenes_cameras(root)
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(poses),
         lambda name: _seven_scenes_picture(root, name, poses[name], cameras),
@@ -68,7 +77,7 @@ def _seven_scenes_cameras(root: Path) -> tuple[PinholeCamera, PinholeCamera]:
     """Colour and depth camera."""
     own = root / _OWN_INTRINSICS
     if own.is_file():
-        camera = _camera_of_file(own, _KINECT_SIZE)
+        camera = _camera_from_file(own, _KINECT_SIZE)
         return camera, camera
     width, height = _KINECT_SIZE
     return tuple(  # type: ignore[return-value]
@@ -126,7 +135,7 @@ def read_scannet(request: Request) -> Scene:
     root = request.root
     found = sorted(image_files(root / "color"), key=natural_order)
     poses = _known_poses(root, {path: root / "pose" / f"{path.stem}.txt" for path in found})
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(poses),
         lambda name: _scannet_picture(root, name, poses[name]),
@@ -146,9 +155,9 @@ def _scannet_picture(root: Path, name: str, pose: SE3) -> PictureFile:
     depth_path, depth = root / "depth" / f"{path.stem}.png", None
     if depth_path.is_file():
         own = _intrinsics_file(root, "depth")
-        camera = None if own is None else _camera_of_file(own, image_size(depth_path, as_stored=True))
+        camera = None if own is None else _camera_from_file(own, image_size(depth_path, as_stored=True))
         depth = DepthFile(path=depth_path, none=_NO_DEPTH, camera=camera)
-    camera = _camera_of_file(colour, image_size(path, as_stored=True))
+    camera = _camera_from_file(colour, image_size(path, as_stored=True))
     return PictureFile(name=name, path=path, lens=Lens(camera=camera), world_from_cam=pose, depth=depth)
 
 
@@ -179,15 +188,15 @@ def pose_file(path: Path) -> SE3 | None:
         StorageError: when the file cannot be read.
         InvalidInputError: when it holds something else.
     """
-    matrix = matrix_of(path, 4, 4)
-    return pose_of(matrix, f"pose file {path}") if np.isfinite(matrix).all() else None
+    matrix = matrix_from_file(path, 4, 4)
+    return se3_from_matrix(matrix, f"pose file {path}") if np.isfinite(matrix).all() else None
 
 
-def _camera_of_file(path: Path, size: tuple[int, int]) -> PinholeCamera:
+def _camera_from_file(path: Path, size: tuple[int, int]) -> PinholeCamera:
     """Of a 3x3 or 4x4 matrix of intrinsics, pixel (0, 0) at the centre of the first pixel."""
     try:
-        matrix = matrix_of(path, 4, 4)
+        matrix = matrix_from_file(path, 4, 4)
     except InvalidInputError:
-        matrix = matrix_of(path, 3, 3)
+        matrix = matrix_from_file(path, 3, 3)
     fx, fy, cx, cy = (float(matrix[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    return camera_of(f"file {path}", size, fx, fy, cx, cy)
+    return camera_from_intrinsics(f"file {path}", size, fx, fy, cx, cy)

@@ -6,64 +6,64 @@ from pathlib import Path
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.io.readers import chunks, colmap_folder, dtu, indoor, llff, nerfstudio, scene_folder, tum
-from reconx_ros.io.readers.base import Layout
+from reconx_ros.io.readers.base import SceneLayout
 
 LAYOUTS = (
-    Layout(
+    SceneLayout(
         name="reconx",
         looks="cameras.json and images/",
         recognise=scene_folder.is_scene_folder,
         read=scene_folder.read_scene_folder,
     ),
-    Layout(
+    SceneLayout(
         name="chunks",
         looks="index.json and *.torch, as pixelSplat has RealEstate10K",
         recognise=chunks.has_chunks,
         read=chunks.read_chunks,
     ),
-    Layout(
+    SceneLayout(
         name="nerfstudio",
         looks="transforms.json",
         recognise=nerfstudio.has_transforms,
         read=nerfstudio.read_nerfstudio,
     ),
-    Layout(
+    SceneLayout(
         name="tum",
         looks="rgb.txt and groundtruth.txt",
         recognise=tum.is_tum,
         read=tum.read_tum,
     ),
-    Layout(
+    SceneLayout(
         name="7scenes",
         looks="frame-*.pose.txt",
         recognise=indoor.is_seven_scenes,
         read=indoor.read_seven_scenes,
     ),
-    Layout(
+    SceneLayout(
         name="scannet",
         looks="color/, pose/ and intrinsic/",
         recognise=indoor.is_scannet,
         read=indoor.read_scannet,
     ),
-    Layout(
+    SceneLayout(
         name="dtu",
         looks="cams/*_cam.txt, or cameras*.npz",
         recognise=dtu.is_dtu,
         read=dtu.read_dtu,
     ),
-    Layout(
+    SceneLayout(
         name="colmap",
         looks="cameras and images as .bin or .txt, in sparse/0",
         recognise=colmap_folder.has_colmap_model,
         read=colmap_folder.read_colmap_folder,
     ),
-    Layout(
+    SceneLayout(
         name="llff",
         looks="poses_bounds.npy",
         recognise=llff.has_poses_bounds,
         read=llff.read_llff,
     ),
-    Layout(
+    SceneLayout(
         name="photos",
         looks="images alone",
         recognise=scene_folder.has_photos,
@@ -73,7 +73,7 @@ LAYOUTS = (
 LAYOUT_NAMES = tuple(layout.name for layout in LAYOUTS)
 
 
-def layout_of(folder: Path, name: str | None = None) -> Layout:
+def layout_from_folder(folder: Path, name: str | None = None) -> SceneLayout:
     """The layout of a folder, by its content or by name.
 
     Raises:

@@ -15,7 +15,7 @@ import numpy as np
 from reconx_ros.core import InvalidInputError, PinholeCamera, ReconxError
 from reconx_ros.io.images import image_files, read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import PictureFile, Request, pose_of, scene_of
+from reconx_ros.io.readers.base import PictureFile, Request, scene_from_pictures, se3_from_matrix
 from reconx_ros.io.readers.picture_folders import name_in, picture_folder
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import every_eighth_split
@@ -44,7 +44,7 @@ def read_llff(request: Request) -> Scene:
     pictures = {}
     for path, row in zip(paths, rows, strict=True):
         pictures[name_in(path, root)] = _picture(name_in(path, root), path, row)
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(pictures),
         pictures.__getitem__,
@@ -78,4 +78,6 @@ def _picture(name: str, path: Path, row: np.ndarray) -> PictureFile:
         )
     except (ReconxError, ValueError, OverflowError) as err:
         raise InvalidInputError(f"image {name} has an unusable camera in {_FILE}: {err}") from None
-    return PictureFile(name=name, path=path, lens=Lens(camera=camera), world_from_cam=pose_of(matrix, f"image {name}"))
+    return PictureFile(
+        name=name, path=path, lens=Lens(camera=camera), world_from_cam=se3_from_matrix(matrix, f"image {name}")
+    )

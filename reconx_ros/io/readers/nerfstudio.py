@@ -19,7 +19,7 @@ from reconx_ros.io.cameras_json import load_json, parse_number
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import IMAGE_SUFFIXES, MILLIMETRE
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, pose_of, scene_of
+from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, scene_from_pictures, se3_from_matrix
 from reconx_ros.io.readers.picture_folders import picture_folder
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import every_eighth_split, few_view_splits
@@ -49,7 +49,7 @@ def read_nerfstudio(request: Request) -> Scene:
     root = request.root
     entries = _entries(root)
     has_depth = any("depth_file_path" in entry for entry in entries.values())
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(entries),
         lambda name: _picture(request, name, entries[name]),
@@ -126,7 +126,7 @@ def _pose(entry: dict[str, Any], title: str) -> SE3:
         raise InvalidInputError(
             f"{title} has a transform_matrix or applied_transform that is no 3x4 or 4x4 matrix"
         ) from None
-    return pose_of(matrix @ _OPENCV_FROM_OPENGL, title)
+    return se3_from_matrix(matrix @ _OPENCV_FROM_OPENGL, title)
 
 
 def _lens(entry: dict[str, Any], path: Path, title: str) -> Lens:

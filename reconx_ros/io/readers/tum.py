@@ -17,7 +17,15 @@ import numpy as np
 from reconx_ros.core import SE3, InvalidInputError, ReconxError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, camera_of, counted, lines_of, scene_of
+from reconx_ros.io.readers.base import (
+    DepthFile,
+    PictureFile,
+    Request,
+    camera_from_intrinsics,
+    counted,
+    lines_from_file,
+    scene_from_pictures,
+)
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import neighbouring_splits
 
@@ -68,7 +76,7 @@ def read_tum(request: Request) -> Scene:
             stamp_ns=stamp_ns,
             depth=depth,
         )
-    return scene_of(
+    return scene_from_pictures(
         request,
         list(files),
         files.__getitem__,
@@ -102,7 +110,7 @@ def nearest_pairs(first_ns: Sequence[int], second_ns: Sequence[int], within_ns: 
 def _listed(path: Path) -> list[tuple[int, str]]:
     """Times in nanoseconds and files."""
     rows = []
-    for line in lines_of(path):
+    for line in lines_from_file(path):
         words = line.split(maxsplit=1)
         if len(words) != 2:
             raise InvalidInputError(f"{path} has the line {line!r}, expected a time and a file")
@@ -112,7 +120,7 @@ def _listed(path: Path) -> list[tuple[int, str]]:
 
 def _poses(path: Path) -> list[tuple[int, SE3]]:
     rows = []
-    for line in lines_of(path):
+    for line in lines_from_file(path):
         words = line.replace(",", " ").split()
         try:
             numbers = np.array([float(word) for word in words[1:8]])
@@ -135,23 +143,23 @@ def _lens(root: Path, picture: Path) -> Lens:
     """Of calibration.txt where there is one, for the size of ``picture``; else the benchmark's by number."""
     own = root / _OWN_CALIBRATION
     if own.is_file():
-        words = " ".join(lines_of(own)).split()
+        words = " ".join(lines_from_file(own)).split()
         try:
             numbers = tuple(float(word) for word in words)
         except ValueError:
             numbers = ()
         if len(numbers) not in (4, 8, 9):
             raise InvalidInputError(f"{own} holds {len(words)} words, expected fx fy cx cy, or with k1 k2 p1 p2 [k3]")
-        return _lens_of(numbers, image_size(picture, as_stored=True), own)
+        return _lens_from_numbers(numbers, image_size(picture, as_stored=True), own)
     found = re.search(r"(?:freiburg|fr)_?([123])(?!\d)", root.resolve().name.lower())
     if found is None:
         raise InvalidInputError(
             f"scene {root} has no calibration: its name says none of freiburg1, freiburg2 and freiburg3, and there is "
             f"no {_OWN_CALIBRATION} with fx fy cx cy [k1 k2 p1 p2 k3]"
         )
-    return _lens_of(_FACTORY[int(found.group(1)) - 1], _SIZE, root)
+    return _lens_from_numbers(_FACTORY[int(found.group(1)) - 1], _SIZE, root)
 
 
-def _lens_of(numbers: Sequence[float], size: tuple[int, int], source: Path) -> Lens:
-    camera = camera_of(f"calibration of {source}", size, *numbers[:4])
+def _lens_from_numbers(numbers: Sequence[float], size: tuple[int, int], source: Path) -> Lens:
+    camera = camera_from_intrinsics(f"calibration of {source}", size, *numbers[:4])
     return Lens(camera=camera, model="plumb_bob", coefficients=tuple(numbers[4:]))

@@ -13,7 +13,7 @@ import torch
 
 from reconx_ros.core import Job
 from reconx_ros.core.transforms import quaternion_wxyz_from_rotation
-from reconx_ros.pointmap.alignment.problem import Problem
+from reconx_ros.pointmap.alignment.problem import AlignmentProblem
 from reconx_ros.pointmap.alignment.state import LOG_MEAN_SCALE, State
 
 _FOCAL_UNIT = 20.0  # unknown per unit of log focal length
@@ -56,7 +56,9 @@ def signed_exp(values: torch.Tensor) -> torch.Tensor:
 
 
 class _Unknowns:
-    def __init__(self, problem: Problem, state: State, depths: Sequence[torch.Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self, problem: AlignmentProblem, state: State, depths: Sequence[torch.Tensor], dtype: torch.dtype
+    ) -> None:
         def leaf(values: np.ndarray | torch.Tensor) -> torch.Tensor:
             return torch.as_tensor(values).to(dtype).clone().requires_grad_()
 
@@ -125,7 +127,7 @@ class _Unknowns:
 
 
 def solve_adam(
-    problem: Problem,
+    problem: AlignmentProblem,
     state: State,
     depths: Sequence[torch.Tensor],
     *,

@@ -13,7 +13,7 @@ from reconx_ros.pointmap.alignment.graph import connected_parts
 from reconx_ros.pointmap.alignment.initialise import FocalEvidence, initialise
 from reconx_ros.pointmap.alignment.memory import check_memory
 from reconx_ros.pointmap.alignment.newton import FocalTie
-from reconx_ros.pointmap.alignment.problem import KnownGeometry, Problem, build_problem, principal_point
+from reconx_ros.pointmap.alignment.problem import AlignmentProblem, KnownGeometry, build_problem, principal_point
 from reconx_ros.pointmap.alignment.solve import AlignmentSettings, Solution, solve
 from reconx_ros.pointmap.alignment.state import State
 from reconx_ros.pointmap.pairwise import PairPredictions, edge_scores, finite_confidence, image_confidences
@@ -170,7 +170,9 @@ def _moved(pose: SE3, shift: np.ndarray) -> SE3:
     return SE3(rotation=pose.rotation, translation=pose.translation + shift)
 
 
-def _focal_terms(evidence: FocalEvidence, problem: Problem, settings: AlignmentSettings) -> Callable[[float], FocalTie]:
+def _focal_terms(
+    evidence: FocalEvidence, problem: AlignmentProblem, settings: AlignmentSettings
+) -> Callable[[float], FocalTie]:
     pixels = sum(problem.images[i].pixels for i, _ in problem.pairs)
     use = float(settings.focal_from_pointmaps)
 
@@ -183,7 +185,7 @@ def _focal_terms(evidence: FocalEvidence, problem: Problem, settings: AlignmentS
 
 def _result(
     used: PairPredictions,
-    problem: Problem,
+    problem: AlignmentProblem,
     known: KnownGeometry,
     solution: Solution,
     origin: np.ndarray,
@@ -223,13 +225,13 @@ def _result(
     )
 
 
-def _unit_source(problem: Problem, known: KnownGeometry) -> str | None:
+def _unit_source(problem: AlignmentProblem, known: KnownGeometry) -> str | None:
     if problem.scale_is_free:
         return None
     return "poses" if known.poses_fix_unit() else "depth"
 
 
-def _camera(problem: Problem, known: KnownGeometry, state: State, n: int) -> PinholeCamera:
+def _camera(problem: AlignmentProblem, known: KnownGeometry, state: State, n: int) -> PinholeCamera:
     camera = known.cameras[n]
     if camera is not None:
         return camera

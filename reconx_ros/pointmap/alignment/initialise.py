@@ -18,7 +18,7 @@ from reconx_ros.geometry.pnp import PnpResult, solve_pnp, solve_pnp_unknown_foca
 from reconx_ros.geometry.umeyama import align_poses, umeyama
 from reconx_ros.pointmap.alignment.graph import spanning_tree
 from reconx_ros.pointmap.alignment.newton import FocalTie
-from reconx_ros.pointmap.alignment.problem import KnownGeometry, Problem, principal_point
+from reconx_ros.pointmap.alignment.problem import AlignmentProblem, KnownGeometry, principal_point
 from reconx_ros.pointmap.alignment.state import State
 from reconx_ros.pointmap.pairwise import PairPredictions
 
@@ -106,7 +106,9 @@ def fit_similarity(targets: np.ndarray, points: np.ndarray, weights: np.ndarray,
     return found
 
 
-def initialise(predictions: PairPredictions, problem: Problem, known: KnownGeometry, scores: Sequence[float]) -> Start:
+def initialise(
+    predictions: PairPredictions, problem: AlignmentProblem, known: KnownGeometry, scores: Sequence[float]
+) -> Start:
     """Initial cameras, pair similarities and depths.
 
     Args:
@@ -139,7 +141,7 @@ def initialise(predictions: PairPredictions, problem: Problem, known: KnownGeome
     return Start(state=state, depths=depths, evidence=evidence)
 
 
-def _read_maps(problem: Problem) -> dict[tuple[int, int], _Map]:
+def _read_maps(problem: AlignmentProblem) -> dict[tuple[int, int], _Map]:
     """Points and weights of every map by (pair, image), float64."""
     cpu = torch.device("cpu")
     maps = {}
@@ -150,7 +152,7 @@ def _read_maps(problem: Problem) -> dict[tuple[int, int], _Map]:
     return maps
 
 
-def _grow_tree(problem: Problem, maps: dict[tuple[int, int], _Map], scores: Sequence[float]) -> _Tree:
+def _grow_tree(problem: AlignmentProblem, maps: dict[tuple[int, int], _Map], scores: Sequence[float]) -> _Tree:
     order = spanning_tree(len(problem.images), problem.pairs, scores)
     i, j = problem.pairs[order[0]]
     tree = _Tree(
@@ -168,7 +170,7 @@ def _grow_tree(problem: Problem, maps: dict[tuple[int, int], _Map], scores: Sequ
     return tree
 
 
-def _register(problem: Problem, maps: dict[tuple[int, int], _Map], tree: _Tree, e: int, n: int) -> Sim3:
+def _register(problem: AlignmentProblem, maps: dict[tuple[int, int], _Map], tree: _Tree, e: int, n: int) -> Sim3:
     """world_from_pair by the points of image n, which the tree has."""
     points, weights = maps[e, n]
     source_weights = maps[tree.sources[n][0], n][1]
@@ -177,7 +179,9 @@ def _register(problem: Problem, maps: dict[tuple[int, int], _Map], tree: _Tree, 
     )
 
 
-def _complete_poses(problem: Problem, maps: dict[tuple[int, int], _Map], tree: _Tree, scores: Sequence[float]) -> None:
+def _complete_poses(
+    problem: AlignmentProblem, maps: dict[tuple[int, int], _Map], tree: _Tree, scores: Sequence[float]
+) -> None:
     """Poses of images that the tree holds only as second: from the best pair that has them first."""
     for n in range(len(problem.images)):
         own = [e for e, pair in enumerate(problem.pairs) if pair[0] == n]
@@ -187,7 +191,7 @@ def _complete_poses(problem: Problem, maps: dict[tuple[int, int], _Map], tree: _
             tree.poses[n] = SE3(rotation=world.rotation, translation=world.translation)
 
 
-def focal_evidence(predictions: PairPredictions, problem: Problem, known: KnownGeometry) -> FocalEvidence:
+def focal_evidence(predictions: PairPredictions, problem: AlignmentProblem, known: KnownGeometry) -> FocalEvidence:
     """Weiszfeld's focal length of every map in its own camera's frame, with its variance."""
     votes: list[list[tuple[float, float]]] = [[] for _ in problem.images]
     for (i, _), points in zip(predictions.pairs, predictions.pts3d_1, strict=True):
@@ -200,7 +204,9 @@ def focal_evidence(predictions: PairPredictions, problem: Problem, known: KnownG
     )
 
 
-def _focal_vote(points: torch.Tensor, problem: Problem, n: int, known: KnownGeometry) -> tuple[float, float] | None:
+def _focal_vote(
+    points: torch.Tensor, problem: AlignmentProblem, n: int, known: KnownGeometry
+) -> tuple[float, float] | None:
     """Log focal length and its variance; None where the map has no usable focal length."""
     centre = principal_point(problem.sizes[n], known.cameras[n])
     usable = (points[..., 2] > 0).float()
@@ -215,12 +221,12 @@ def _focal_vote(points: torch.Tensor, problem: Problem, n: int, known: KnownGeom
 
 def _focal(
     n: int,
-    problem: Problem,
+    problem: AlignmentProblem,
     known: KnownGeometry,
     evidence: FocalEvidence,
     tree: _Tree,
     maps: dict[tuple[int, int], _Map],
-    thin: Problem,
+    thin: AlignmentProblem,
 ) -> float:
     """Focal length in pixels: known, from own maps, or with the pose from perspective-n-point.
 
@@ -237,7 +243,7 @@ def _focal(
 
 
 def _camera_by_pnp(
-    n: int, problem: Problem, camera: PinholeCamera | None, points: np.ndarray, offsets: torch.Tensor
+    n: int, problem: AlignmentProblem, camera: PinholeCamera | None, points: np.ndarray, offsets: torch.Tensor
 ) -> PnpResult:
     height, width = problem.sizes[n]
     focal = camera.fx if camera else 1.0  # offsets are in units of fx, and relative to the principal point
@@ -255,7 +261,9 @@ def _camera_by_pnp(
     return found
 
 
-def _in_known_frame(problem: Problem, known: KnownGeometry, tree: _Tree) -> tuple[list[SE3], list[torch.Tensor]]:
+def _in_known_frame(
+    problem: AlignmentProblem, known: KnownGeometry, tree: _Tree
+) -> tuple[list[SE3], list[torch.Tensor]]:
     """Poses and depths [P] in the frame of the known poses, these as they are."""
     found = [tree.poses[n] for n in range(len(problem.images))]
     world = _known_from_tree(found, known)
@@ -268,7 +276,7 @@ def _in_known_frame(problem: Problem, known: KnownGeometry, tree: _Tree) -> tupl
 
 
 def _in_unit_of_depth(
-    problem: Problem, known: KnownGeometry, poses: Sequence[SE3], depths: Sequence[torch.Tensor]
+    problem: AlignmentProblem, known: KnownGeometry, poses: Sequence[SE3], depths: Sequence[torch.Tensor]
 ) -> tuple[list[SE3], list[torch.Tensor]]:
     """The same scaled about the known pose, if any, by the median ratio of known depth to the tree's."""
     ratios = [
@@ -299,7 +307,7 @@ def _known_from_tree(poses: Sequence[SE3], known: KnownGeometry) -> Sim3:
     return Sim3(scale=1.0, rotation=world_from_tree.rotation, translation=world_from_tree.translation)
 
 
-def _initial_depth(problem: Problem, n: int, world_from_pair: Sim3, edge: int, pose: SE3) -> torch.Tensor:
+def _initial_depth(problem: AlignmentProblem, n: int, world_from_pair: Sim3, edge: int, pose: SE3) -> torch.Tensor:
     """z-depth [P] in image n of the points by which the tree reached it; positive everywhere."""
     observation = next(o for o in problem.images[n].observations if o.edge == edge)
     down = world_from_pair.scale * (pose.rotation.T @ world_from_pair.rotation)[2]
@@ -311,8 +319,8 @@ def _initial_depth(problem: Problem, n: int, world_from_pair: Sim3, edge: int, p
 
 
 def _edges(
-    problem: Problem,
-    thin: Problem,
+    problem: AlignmentProblem,
+    thin: AlignmentProblem,
     maps: dict[tuple[int, int], _Map],
     poses: Sequence[SE3],
     focals: Sequence[float],

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from reconx_ros.pointmap.alignment.normal_equations import SYMMETRIC_3, SYMMETRIC_4, ImageSums
-from reconx_ros.pointmap.alignment.problem import Problem
+from reconx_ros.pointmap.alignment.problem import AlignmentProblem
 from reconx_ros.pointmap.alignment.state import PER_UNIT
 
 _TINY = 1e-30
@@ -50,7 +50,9 @@ def _motions() -> np.ndarray:
     return a
 
 
-def assemble(problem: Problem, sums: Sequence[ImageSums], log_focals: np.ndarray, tie: FocalTie) -> LinearSystem:
+def assemble(
+    problem: AlignmentProblem, sums: Sequence[ImageSums], log_focals: np.ndarray, tie: FocalTie
+) -> LinearSystem:
     """Put the sums of all images in their places."""
     images, pairs = len(problem.images), len(problem.pairs)
     matrix = np.zeros((PER_UNIT * (images + pairs),) * 2)
@@ -96,7 +98,7 @@ def _unpacked(moments: np.ndarray) -> np.ndarray:
     return full.reshape(12, 12)
 
 
-def free_unknowns(problem: Problem) -> np.ndarray:
+def free_unknowns(problem: AlignmentProblem) -> np.ndarray:
     """Which unknowns [U] may move: not what is known, nor the first pose where none is known (gauge)."""
     free = np.ones((len(problem.images) + len(problem.pairs), PER_UNIT), bool)
     fixed = np.array(problem.fixed_pose)
@@ -107,7 +109,9 @@ def free_unknowns(problem: Problem) -> np.ndarray:
     return free.ravel()
 
 
-def newton_step(problem: Problem, system: LinearSystem, free: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
+def newton_step(
+    problem: AlignmentProblem, system: LinearSystem, free: np.ndarray, damping: float
+) -> tuple[np.ndarray, float]:
     """The damped step [U] and the decrease of the loss it promises.
 
     Where the unit is a convention, the step keeps the mean log scale of pairs.
@@ -127,7 +131,7 @@ def newton_step(problem: Problem, system: LinearSystem, free: np.ndarray, dampin
 
 
 def _without_growth(
-    problem: Problem, index: np.ndarray, matrix: np.ndarray, gradient: np.ndarray
+    problem: AlignmentProblem, index: np.ndarray, matrix: np.ndarray, gradient: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Project the direction in which all pairs grow alike out of a system, and give it a stiffness of its own."""
     direction = np.zeros(PER_UNIT * (len(problem.images) + len(problem.pairs)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from reconx_ros.pointmap.alignment.problem import ImageData, Problem
+from reconx_ros.pointmap.alignment.problem import AlignmentProblem, ImageData
 from reconx_ros.pointmap.alignment.state import State
 
 SYMMETRIC_3 = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
@@ -103,7 +103,9 @@ class _View:
         self.focal_motion = np.concatenate([flat, -(flat @ state.centres[n])[:, None]], axis=1)  # [3, 4]
 
 
-def image_pass(problem: Problem, state: State, n: int, depth: torch.Tensor, settings: PassSettings) -> ImageSums:
+def image_pass(
+    problem: AlignmentProblem, state: State, n: int, depth: torch.Tensor, settings: PassSettings
+) -> ImageSums:
     """Solve image n's depths along their rays and sum up the loss and its derivatives.
 
     Args:
@@ -128,7 +130,7 @@ def image_pass(problem: Problem, state: State, n: int, depth: torch.Tensor, sett
     return system.sums(found, view)
 
 
-def _residuals(problem: Problem, image: ImageData, view: _View, depth: torch.Tensor, pixels: slice) -> _Chunk:
+def _residuals(problem: AlignmentProblem, image: ImageData, view: _View, depth: torch.Tensor, pixels: slice) -> _Chunk:
     device = depth.device
     offsets = image.offsets[pixels].to(device) * view.inverse_focal
     rays = torch.cat([offsets, torch.ones_like(offsets[:, :1])], dim=1) @ view.rotation.T

@@ -131,7 +131,7 @@ class ImageData:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Problem:
+class AlignmentProblem:
     """All that stays the same while the unknowns change.
 
     Attributes:
@@ -157,7 +157,7 @@ class Problem:
         """Weight of a pixel of known depth: 1 / number of pixels."""
         return 1.0 / sum(image.pixels for image in self.images)
 
-    def thinned(self, max_pixels: int) -> Problem:
+    def thinned(self, max_pixels: int) -> AlignmentProblem:
         """The same seen by a regular subset of at most about ``max_pixels`` pixels per image (itself if small)."""
         strides = [max(1, round((h * w / max_pixels) ** 0.5)) for h, w in self.sizes]
         if all(s == 1 for s in strides):
@@ -166,7 +166,7 @@ class Problem:
         return replace(self, images=_with_shares(images, self.pairs))
 
 
-def build_problem(predictions: PairPredictions, known: KnownGeometry) -> Problem:
+def build_problem(predictions: PairPredictions, known: KnownGeometry) -> AlignmentProblem:
     """The problem of some predictions; maps are referred to, not copied."""
     sizes = predictions.sizes
     known = known.for_images(sizes)
@@ -182,7 +182,7 @@ def build_problem(predictions: PairPredictions, known: KnownGeometry) -> Problem
         )
         for size, camera, depth, seen in zip(sizes, known.cameras, known.depths, observations, strict=True)
     ]
-    return Problem(
+    return AlignmentProblem(
         pairs=tuple(predictions.pairs),
         sizes=sizes,
         images=_with_shares(images, tuple(predictions.pairs)),

@@ -11,7 +11,7 @@ import torch
 from reconx_ros.core import InvalidInputError, Job
 from reconx_ros.pointmap.alignment.newton import FocalTie, assemble, free_unknowns, newton_step
 from reconx_ros.pointmap.alignment.normal_equations import ImageSums, PassSettings, image_pass
-from reconx_ros.pointmap.alignment.problem import Problem
+from reconx_ros.pointmap.alignment.problem import AlignmentProblem
 from reconx_ros.pointmap.alignment.state import State
 
 _COLD_ROUNDS = 20  # of the search along rays, from initial depths
@@ -86,7 +86,7 @@ class Solution:
 class _Run:
     """Newton's method on one set of pixels."""
 
-    problem: Problem
+    problem: AlignmentProblem
     settings: AlignmentSettings
     focals: Callable[[float], FocalTie]
     device: torch.device
@@ -155,7 +155,7 @@ class _Run:
 
 
 def solve(
-    problem: Problem,
+    problem: AlignmentProblem,
     state: State,
     depths: Sequence[torch.Tensor],
     settings: AlignmentSettings,
@@ -187,7 +187,7 @@ def solve(
     expected = 2 + 4 * len(settings.levels) * len(problem.images)
     progress = _Progress(job, expected * (1 if thin is problem else 2))
 
-    def begin(part: Problem, start: State) -> _Run:
+    def begin(part: AlignmentProblem, start: State) -> _Run:
         return _Run(
             problem=part,
             settings=settings,

@@ -22,8 +22,8 @@ from reconx_ros.geometry.resize import resize_area, resize_nearest
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.confidence import TRUSTED_ERROR
-from reconx_ros.pointmap.stereo.consistency import DepthView, agreement
-from reconx_ros.pointmap.stereo.views import pose_of
+from reconx_ros.pointmap.stereo.consistency import DepthMap, agreement
+from reconx_ros.pointmap.stereo.views import known_pose
 
 _EDGE_BEND = 0.03  # relative bend of inverse depth at which trust falls to 1 / e
 _HOLE_BEND = 0.02  # bend assumed next to a hole: flying pixels gather there
@@ -84,7 +84,7 @@ def _pointmap(keyframe: Keyframe, config: PointmapConfig, device: torch.device) 
         confidence=(trust.clamp(0, 1) * valid).cpu(),
         valid=valid.cpu(),
         camera=camera,
-        world_from_cam=pose_of(keyframe),
+        world_from_cam=known_pose(keyframe),
         keyframe_id=keyframe.id,
     )
 
@@ -221,8 +221,8 @@ def filled_view(
     )
 
 
-def _as_tested(view: PointMap) -> DepthView:
-    return DepthView(depth=view.depth, usable=view.valid, camera=view.camera, world_from_cam=view.world_from_cam)
+def _as_tested(view: PointMap) -> DepthMap:
+    return DepthMap(depth=view.depth, usable=view.valid, camera=view.camera, world_from_cam=view.world_from_cam)
 
 
 def _fill_warnings(views: Sequence[PointMap], rates: Sequence[SensorAgreement | None]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from reconx_ros.pointmap.alignment import AlignmentSettings, KnownGeometry, alig
 from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.network.inference import predict_pairs
-from reconx_ros.pointmap.network.memory import MemoryPlan, free_memory_budget, plan_memory
+from reconx_ros.pointmap.network.memory import PairMemoryPlan, free_memory_budget, plan_memory
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import SQUARE_SIZE, NetworkImage, prepare_image
 from reconx_ros.pointmap.network.weights import CARD_FILE, HOW_TO_GET, LoadedNetwork, load_network
@@ -79,7 +79,7 @@ class Dust3rBackend:
             backend=self.name,
             min_confidence=min_confidence,
         )
-        return replace(_with_unit_of(views, config), warnings=(*notes, *views.warnings))
+        return replace(_with_unit_from_poses(views, config), warnings=(*notes, *views.warnings))
 
     def load(self, config: PointmapConfig) -> LoadedNetwork:
         """The network that the configuration names."""
@@ -146,7 +146,7 @@ def _plan(
     pairs: Sequence[tuple[int, int]],
     config: PointmapConfig,
     device: torch.device,
-) -> MemoryPlan:
+) -> PairMemoryPlan:
     """How prediction is split; refuses here what prediction or alignment could not finish.
 
     The network is on the CPU still, so that on a CPU the memory that is free no longer holds its weights.
@@ -167,7 +167,7 @@ def _known(keyframes: Sequence[Keyframe], images: Sequence[NetworkImage], config
     return KnownGeometry(cameras=[image.camera for image in images], world_from_cams=poses if held else ())
 
 
-def _with_unit_of(views: AlignedViews, config: PointmapConfig) -> AlignedViews:
+def _with_unit_from_poses(views: AlignedViews, config: PointmapConfig) -> AlignedViews:
     """Poses in an unknown unit give no metres."""
     if views.scale_source == "poses" and not config.metric_poses:
         return replace(views, metric_scale=False, scale_source=None)

@@ -12,11 +12,11 @@ from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.refine import refine_poses, with_poses
 from reconx_ros.pointmap.stereo.coarse import look
 from reconx_ros.pointmap.stereo.confidence import confidence
-from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, select_kernels
 from reconx_ros.pointmap.stereo.pairs import select_sources
 from reconx_ros.pointmap.stereo.view_depth import StereoDepth, estimate_depth
-from reconx_ros.pointmap.stereo.views import MatchView, normalised, pose_of, prepare_views
+from reconx_ros.pointmap.stereo.views import MatchView, known_pose, normalised, prepare_views
 
 _WITNESSES = 8  # most views asked whether they agree
 _MAX_COST = 0.48  # a worse match is no match (0.5 is "unknown")
@@ -130,9 +130,9 @@ def _match(plan: _Plan, index: int, config: PointmapConfig, job: Job) -> StereoD
     )
 
 
-def _as_tested(view: MatchView, found: StereoDepth) -> DepthView:
+def _as_tested(view: MatchView, found: StereoDepth) -> DepthMap:
     usable = found.cost < _MAX_COST
-    return DepthView(depth=found.depth, usable=usable, camera=view.camera, world_from_cam=view.world_from_cam)
+    return DepthMap(depth=found.depth, usable=usable, camera=view.camera, world_from_cam=view.world_from_cam)
 
 
 def _check(
@@ -158,7 +158,7 @@ def _check(
         confidence=trust.cpu(),
         valid=valid.cpu(),
         camera=view.camera,
-        world_from_cam=pose_of(keyframe),
+        world_from_cam=known_pose(keyframe),
         keyframe_id=view.keyframe_id,
     )
 

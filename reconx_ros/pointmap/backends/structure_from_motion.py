@@ -46,7 +46,7 @@ class StructureFromMotionBackend:
         found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.seed, device=device)
         posed = [_posed(k, found) for k in keyframes if k.id in found.world_from_cam]
         depth_config = replace(config, metric_poses=False, min_depth=0.0, max_depth=0.0, refine_poses=False)
-        views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=_rest_of(job))
+        views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=_remaining_job(job))
         return replace(
             views,
             metric_scale=False,
@@ -62,7 +62,7 @@ def _posed(keyframe: Keyframe, found: RecoveredCameras) -> Keyframe:
     return replace(keyframe, frame=frame)
 
 
-def _rest_of(job: Job) -> Job:
+def _remaining_job(job: Job) -> Job:
     """The job, its remaining share of the bar stretched to a whole one."""
 
     def forward(stage: str, fraction: float, message: str) -> None:

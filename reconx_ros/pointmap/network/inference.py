@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from reconx_ros.core import ConfigError, Job
-from reconx_ros.pointmap.network.memory import MemoryPlan
-from reconx_ros.pointmap.network.model import Features, PointmapNetwork
+from reconx_ros.pointmap.network.memory import PairMemoryPlan
+from reconx_ros.pointmap.network.model import EncodedImages, PointmapNetwork
 from reconx_ros.pointmap.pairwise import PairPredictions
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -40,7 +40,7 @@ def predict_pairs(
     network: PointmapNetwork,
     images: Sequence[torch.Tensor],
     pairs: Sequence[tuple[int, int]],
-    plan: MemoryPlan,
+    plan: PairMemoryPlan,
     *,
     precision: str = "auto",
     job: Job | None = None,
@@ -71,18 +71,22 @@ def predict_pairs(
 
 def _encode_all(
     network: PointmapNetwork, images: Sequence[torch.Tensor], at_a_time: int, device: torch.device, job: Job
-) -> list[Features]:
-    encoded: dict[int, Features] = {}
+) -> list[EncodedImages]:
+    encoded: dict[int, EncodedImages] = {}
     for chunk in _chunks([tuple(image.shape) for image in images], at_a_time):
         job.step(_ENCODER_SHARE * len(encoded) / len(images), f"encoding image {len(encoded) + 1} of {len(images)}")
         features = network.encode(torch.stack([images[n] for n in chunk]).to(device))
         for row, n in enumerate(chunk):
-            encoded[n] = Features(tokens=features.tokens[row : row + 1], grid=features.grid)
+            encoded[n] = EncodedImages(tokens=features.tokens[row : row + 1], grid=features.grid)
     return [encoded[n] for n in range(len(images))]
 
 
 def _decode_all(
-    network: PointmapNetwork, encoded: Sequence[Features], pairs: Sequence[tuple[int, int]], at_a_time: int, job: Job
+    network: PointmapNetwork,
+    encoded: Sequence[EncodedImages],
+    pairs: Sequence[tuple[int, int]],
+    at_a_time: int,
+    job: Job,
 ) -> PairPredictions:
     maps: dict[str, dict[int, torch.Tensor]] = {name: {} for name in ("pts3d_1", "conf_1", "pts3d_2", "conf_2")}
     for chunk in _chunks([(encoded[i].grid, encoded[j].grid) for i, j in pairs], at_a_time):
@@ -97,8 +101,8 @@ def _decode_all(
     return PairPredictions(pairs=pairs, **ordered)
 
 
-def _stacked(features: Sequence[Features]) -> Features:
-    return Features(tokens=torch.cat([f.tokens for f in features]), grid=features[0].grid)
+def _stacked(features: Sequence[EncodedImages]) -> EncodedImages:
+    return EncodedImages(tokens=torch.cat([f.tokens for f in features]), grid=features[0].grid)
 
 
 def _chunks(kinds: Sequence[object], at_a_time: int) -> Iterator[list[int]]:

@@ -33,7 +33,7 @@ _MOST_AT_A_TIME = 16  # larger batches are no faster
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
+class PairMemoryPlan:
     """How inference is split.
 
     Attributes:
@@ -88,7 +88,7 @@ def plan_memory(
     budget_bytes: int,
     *,
     results_on_device: bool = True,
-) -> MemoryPlan:
+) -> PairMemoryPlan:
     """Split inference so that it stays within a budget.
 
     Args:
@@ -117,7 +117,7 @@ def plan_memory(
     spare = budget_bytes - fixed
     at_a_time = [max(1, min(_MOST_AT_A_TIME, spare // each)) for each in (per_image, per_pair)]
     at_a_time = [min(at_a_time[0], len(sizes)), min(at_a_time[1], len(pairs))]
-    return MemoryPlan(
+    return PairMemoryPlan(
         images_at_a_time=at_a_time[0],
         pairs_at_a_time=at_a_time[1],
         peak_bytes=fixed + max(at_a_time[0] * per_image, at_a_time[1] * per_pair),

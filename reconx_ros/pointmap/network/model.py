@@ -17,7 +17,7 @@ _IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
+class EncodedImages:
     """Encoded images of one size.
 
     Attributes:
@@ -94,12 +94,12 @@ class PointmapNetwork(nn.Module):
         """
         if images1.shape == images2.shape:
             both = self.encode(torch.cat([images1, images2]))
-            first, second = (Features(tokens=t, grid=both.grid) for t in both.tokens.chunk(2))
+            first, second = (EncodedImages(tokens=t, grid=both.grid) for t in both.tokens.chunk(2))
         else:
             first, second = self.encode(images1), self.encode(images2)
         return self.decode(first, second)
 
-    def encode(self, images: torch.Tensor) -> Features:
+    def encode(self, images: torch.Tensor) -> EncodedImages:
         """Encode images [B, 3, H, W] of one size.
 
         Raises:
@@ -110,9 +110,9 @@ class PointmapNetwork(nn.Module):
         x = self.patch_embed(images)
         for block in self.enc_blocks:
             x = block(x, rotary)
-        return Features(tokens=self.enc_norm(x), grid=grid)
+        return EncodedImages(tokens=self.enc_norm(x), grid=grid)
 
-    def decode(self, first: Features, second: Features) -> PairOutput:
+    def decode(self, first: EncodedImages, second: EncodedImages) -> PairOutput:
         """Pointmaps of B pairs of encoded images."""
         levels1, levels2 = self.decoder_levels(first, second)
         with _full_precision(first.tokens.device):
@@ -122,7 +122,9 @@ class PointmapNetwork(nn.Module):
             points2, conf2 = points_and_confidence(raw2, self.config.conf_min)
         return PairOutput(pts3d_1=points1, conf_1=conf1, pts3d_2=points2, conf_2=conf2)
 
-    def decoder_levels(self, first: Features, second: Features) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def decoder_levels(
+        self, first: EncodedImages, second: EncodedImages
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """What the heads read, per view: encoder output (level 0) or outputs [B, S, D] of decoder layers."""
         head_dim = self.config.dec_embed_dim // self.config.dec_num_heads
         rotary1 = self._rotary(first.grid, head_dim, first.tokens.device)

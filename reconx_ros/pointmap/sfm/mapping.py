@@ -61,7 +61,7 @@ class SparseModel:
     observations: np.ndarray  # [O]
 
 
-class Mapper:
+class IncrementalMapper:
     """Grows sparse models from pair geometries; holds only its inputs."""
 
     def __init__(self, features: Sequence[Features], pairs: Pairs, calibration: Calibration) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from reconx_ros.core import SE3
 from reconx_ros.pointmap.sfm.features import Features, normalised_rays
-from reconx_ros.pointmap.sfm.mapping import Mapper, SparseModel
+from reconx_ros.pointmap.sfm.mapping import IncrementalMapper, SparseModel
 from reconx_ros.pointmap.sfm.matching import held_out
 from reconx_ros.pointmap.sfm.triangulation import widest_angles_deg
 from reconx_ros.pointmap.sfm.two_view import agreeing, chance_on_line, inlier_px
@@ -29,7 +29,7 @@ _RATIO = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
+class HeldOutCheck:
     """How matches that were held out agree with a model.
 
     Attributes:
@@ -59,7 +59,7 @@ def with_cameras(features: Sequence[Features], model: SparseModel) -> list[Featu
     return [replace(f, camera=c, rays=normalised_rays(f.uv, c)) for f, c in zip(features, model.cameras, strict=True)]
 
 
-def agreement(mapper: Mapper, model: SparseModel) -> Agreement:
+def check_held_out(mapper: IncrementalMapper, model: SparseModel) -> HeldOutCheck:
     """Test a model with the matches that were held out of every estimation."""
     features = with_cameras(mapper.features, model)
     hits, trials = dict.fromkeys(model.cam_from_world, 0), dict.fromkeys(model.cam_from_world, 0)
@@ -76,7 +76,7 @@ def agreement(mapper: Mapper, model: SparseModel) -> Agreement:
             hits[image] += good
             trials[image] += len(raw)
     logs = {i: log_binomial_tail(trials[i], hits[i], chance) for i in hits}
-    return Agreement(tested=sum(trials.values()) // 2, agree=sum(hits.values()) // 2, log_chance=logs)
+    return HeldOutCheck(tested=sum(trials.values()) // 2, agree=sum(hits.values()) // 2, log_chance=logs)
 
 
 def unit_pose(pose: SE3) -> SE3:
@@ -85,14 +85,14 @@ def unit_pose(pose: SE3) -> SE3:
     return SE3(rotation=pose.rotation, translation=pose.translation / length) if length > 0 else pose
 
 
-def contradicted_pairs(mapper: Mapper, model: SparseModel) -> list[tuple[int, int]]:
+def contradicted_pairs(mapper: IncrementalMapper, model: SparseModel) -> list[tuple[int, int]]:
     """Pairs with many matches most of which the model does not explain: repeated or mirrored structure."""
     explained = _explained(mapper, model)
     strong = [p for p in explained if mapper.pairs[p].log_false_alarms < _STRONG_ALARMS]
     return [p for p in strong if explained[p] < _MIN_EXPLAINED * len(mapper.pairs[p].matches)]
 
 
-def explained_matches(mapper: Mapper, model: SparseModel) -> dict[int, int]:
+def explained_matches(mapper: IncrementalMapper, model: SparseModel) -> dict[int, int]:
     """How many matches of its pairs agree with the model, for each joined image."""
     total = dict.fromkeys(model.cam_from_world, 0)
     for pair, count in _explained(mapper, model).items():
@@ -101,7 +101,7 @@ def explained_matches(mapper: Mapper, model: SparseModel) -> dict[int, int]:
     return total
 
 
-def _explained(mapper: Mapper, model: SparseModel) -> dict[tuple[int, int], int]:
+def _explained(mapper: IncrementalMapper, model: SparseModel) -> dict[tuple[int, int], int]:
     """Matches that agree with the model, for each pair of joined images."""
     features, joined = with_cameras(mapper.features, model), model.cam_from_world
     counts = {}
@@ -113,7 +113,7 @@ def _explained(mapper: Mapper, model: SparseModel) -> dict[tuple[int, int], int]
     return counts
 
 
-def point_angle_deg(mapper: Mapper, model: SparseModel) -> float:
+def point_angle_deg(mapper: IncrementalMapper, model: SparseModel) -> float:
     """Median over the points of the widest angle between their rays, degrees."""
     order = sorted(model.cam_from_world)
     slot = np.full(len(mapper.features), -1)
@@ -135,7 +135,7 @@ def implausible_focal(model: SparseModel, group: np.ndarray) -> float | None:
     return None
 
 
-def lacks_parallax(mapper: Mapper, model: SparseModel) -> float | None:
+def lacks_parallax(mapper: IncrementalMapper, model: SparseModel) -> float | None:
     """The median angle at the points where it is too small to trust, degrees; else None."""
     angle = point_angle_deg(mapper, model)
     return angle if angle < _MIN_POINT_ANGLE_DEG else None

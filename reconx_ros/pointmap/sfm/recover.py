@@ -11,11 +11,11 @@ import torch
 
 from reconx_ros.core import SE3, InsufficientParallaxError, Job, Keyframe, PinholeCamera, ReconstructionError
 from reconx_ros.pointmap.sfm.features import Features, extract
-from reconx_ros.pointmap.sfm.mapping import Calibration, Mapper, Pairs, SparseModel
+from reconx_ros.pointmap.sfm.mapping import Calibration, IncrementalMapper, Pairs, SparseModel
 from reconx_ros.pointmap.sfm.matching import match
 from reconx_ros.pointmap.sfm.plausibility import (
     MAX_LOG_CHANCE,
-    agreement,
+    check_held_out,
     contradicted_pairs,
     explained_matches,
     implausible_focal,
@@ -100,7 +100,7 @@ def recover_cameras(
 class _Attempt:
     """A model that stands the tests, or why there is none."""
 
-    mapper: Mapper
+    mapper: IncrementalMapper
     model: SparseModel | None = None
     refusal: ReconstructionError | InsufficientParallaxError | None = None
 
@@ -112,7 +112,7 @@ class _Attempt:
 def _mapped(
     frames: Sequence[Keyframe], features: Sequence[Features], pairs: Pairs, on_step: Callable[[str], None], seed: int
 ) -> _Attempt:
-    mapper = Mapper(features, pairs, calibration_of(frames))
+    mapper = IncrementalMapper(features, pairs, calibration_from_keyframes(frames))
     models = mapper.models(on_step)
     if not models:
         return _Attempt(mapper=mapper, refusal=_no_model(frames, features, pairs))
@@ -155,7 +155,7 @@ def match_pairs(
     return found, candidates
 
 
-def calibration_of(keyframes: Sequence[Keyframe]) -> Calibration:
+def calibration_from_keyframes(keyframes: Sequence[Keyframe]) -> Calibration:
     """Which keyframes share an uncertain focal length: those of one size with the same guess."""
     keys: list[tuple[float, ...]] = []
     group, sigmas = [], []
@@ -172,7 +172,7 @@ def calibration_of(keyframes: Sequence[Keyframe]) -> Calibration:
     return Calibration(group=np.array(group), sigma=max(sigmas, default=0.0))
 
 
-def _first_true(mapper: Mapper, models: list[SparseModel], seed: int) -> SparseModel:
+def _first_true(mapper: IncrementalMapper, models: list[SparseModel], seed: int) -> SparseModel:
     """The model that joins most images among those that stand all tests."""
     refusals: list[ReconstructionError | InsufficientParallaxError] = []
     passed: list[tuple[int, float, SparseModel]] = []
@@ -180,7 +180,7 @@ def _first_true(mapper: Mapper, models: list[SparseModel], seed: int) -> SparseM
         tested = _without_unconfirmed(mapper, _without_contradicted(mapper, model))
         refusal = _refusal(mapper, tested, seed)
         if refusal is None:
-            share = agreement(mapper, tested)
+            share = check_held_out(mapper, tested)
             passed.append((len(tested.cam_from_world), share.agree / max(1, share.tested), tested))
         else:
             refusals.append(refusal)
@@ -189,7 +189,7 @@ def _first_true(mapper: Mapper, models: list[SparseModel], seed: int) -> SparseM
     return max(passed, key=lambda p: (p[0], p[1]))[2]
 
 
-def _without_contradicted(mapper: Mapper, model: SparseModel) -> SparseModel:
+def _without_contradicted(mapper: IncrementalMapper, model: SparseModel) -> SparseModel:
     """The model less the images that strong pairs contradict, the least supported first, while three are left."""
     while len(model.cam_from_world) > 2:
         contradicted = {i for pair in contradicted_pairs(mapper, model) for i in pair}
@@ -200,15 +200,15 @@ def _without_contradicted(mapper: Mapper, model: SparseModel) -> SparseModel:
     return model
 
 
-def _without(mapper: Mapper, model: SparseModel, image: int) -> SparseModel:
+def _without(mapper: IncrementalMapper, model: SparseModel, image: int) -> SparseModel:
     kept = {i: p for i, p in model.cam_from_world.items() if i != image}
     return replace(model, cam_from_world=kept, observations=model.observations & (mapper.tracks.image != image))
 
 
-def _without_unconfirmed(mapper: Mapper, model: SparseModel) -> SparseModel:
+def _without_unconfirmed(mapper: IncrementalMapper, model: SparseModel) -> SparseModel:
     """The model less the images that held-out matches do not confirm, the worst first, while three are left."""
     while len(model.cam_from_world) > 2:
-        logs = agreement(mapper, model).log_chance
+        logs = check_held_out(mapper, model).log_chance
         worst = max(logs, key=lambda i: (logs[i], i))
         if logs[worst] <= MAX_LOG_CHANCE:
             break
@@ -216,7 +216,9 @@ def _without_unconfirmed(mapper: Mapper, model: SparseModel) -> SparseModel:
     return model
 
 
-def _refusal(mapper: Mapper, model: SparseModel, seed: int) -> ReconstructionError | InsufficientParallaxError | None:
+def _refusal(
+    mapper: IncrementalMapper, model: SparseModel, seed: int
+) -> ReconstructionError | InsufficientParallaxError | None:
     """Why a model cannot be trusted; None when it can."""
     joined = len(model.cam_from_world)
     angle = lacks_parallax(mapper, model)
@@ -225,7 +227,7 @@ def _refusal(mapper: Mapper, model: SparseModel, seed: int) -> ReconstructionErr
             f"the {joined} images that overlap see their points under {angle:.2f} deg of parallax (median), "
             "expected at least 1.5 deg: move the camera sideways"
         )
-    checked = agreement(mapper, model)
+    checked = check_held_out(mapper, model)
     worst = max(checked.log_chance.values())
     if worst > MAX_LOG_CHANCE:
         return ReconstructionError(
@@ -247,7 +249,7 @@ def _refusal(mapper: Mapper, model: SparseModel, seed: int) -> ReconstructionErr
     return _rival_refusal(mapper, model, seed)
 
 
-def _rival_refusal(mapper: Mapper, model: SparseModel, seed: int) -> ReconstructionError | None:
+def _rival_refusal(mapper: IncrementalMapper, model: SparseModel, seed: int) -> ReconstructionError | None:
     """With two images nothing but the rest of their matches can tell of a second explanation."""
     if len(model.cam_from_world) > 2:
         return None
@@ -285,7 +287,7 @@ def _no_model(
     )
 
 
-def _in_first_camera(mapper: Mapper, model: SparseModel, frames: Sequence[Keyframe]) -> RecoveredCameras:
+def _in_first_camera(mapper: IncrementalMapper, model: SparseModel, frames: Sequence[Keyframe]) -> RecoveredCameras:
     order = sorted(model.cam_from_world)
     anchor = model.cam_from_world[order[0]]
     known = np.isfinite(model.points[:, 0])
@@ -298,7 +300,7 @@ def _in_first_camera(mapper: Mapper, model: SparseModel, frames: Sequence[Keyfra
     for i in order:
         pose = anchor @ model.cam_from_world[i].inverse()
         world_from_cam[frames[i].id] = SE3(rotation=pose.rotation, translation=pose.translation / unit)
-    tested = agreement(mapper, model)
+    tested = check_held_out(mapper, model)
     return RecoveredCameras(
         world_from_cam=world_from_cam,
         cameras={frames[i].id: model.cameras[i] for i in order},

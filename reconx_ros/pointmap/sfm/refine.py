@@ -17,8 +17,8 @@ from reconx_ros.pointmap.sfm.matching import Matches, held_out, match, symmetric
 from reconx_ros.pointmap.sfm.problem import BundleProblem, PosePrior, residuals_px
 from reconx_ros.pointmap.sfm.tracks import build_tracks
 from reconx_ros.pointmap.sfm.triangulation import triangulate_many, widest_angles_deg
-from reconx_ros.pointmap.sfm.two_view import estimate, fundamental_of, inlier_px
-from reconx_ros.pointmap.stereo.views import pose_of
+from reconx_ros.pointmap.sfm.two_view import estimate, fundamental_from_pose, inlier_px
+from reconx_ros.pointmap.stereo.views import known_pose
 
 _FEATURES = 2000
 _MAX_RATIO = 0.8
@@ -79,7 +79,7 @@ def refine_poses(keyframes: Sequence[Keyframe], config: PointmapConfig, job: Job
         InvalidInputError: for a keyframe without a pose.
         CancelledError: when the job was cancelled.
     """
-    priors = [pose_of(k) for k in keyframes]
+    priors = [known_pose(k) for k in keyframes]
     evidence = _gather(keyframes, priors, config, job)
     problem = _problem(evidence, priors, config)
     if problem is None:
@@ -87,7 +87,7 @@ def refine_poses(keyframes: Sequence[Keyframe], config: PointmapConfig, job: Job
             priors, "too few matches between the keyframes to correct their poses, which are taken as they are"
         )
     unit = _median_depth(problem)
-    poses = _in_the_frame_of(priors, [p.inverse() for p in _adjusted(problem).cam_from_worlds], unit)
+    poses = _aligned_to_priors(priors, [p.inverse() for p in _adjusted(problem).cam_from_worlds], unit)
     before, after = (_held_out_px(evidence, p) for p in (priors, poses))
     if before is None or after is None:
         return _kept(priors, "too few matches to test corrected poses, so the given ones are taken as they are")
@@ -157,7 +157,7 @@ def _gate_px(a: Features, b: Features, config: PointmapConfig) -> float:
 
 def _distances(a: Features, b: Features, pose_a: SE3, pose_b: SE3, matches: Matches) -> np.ndarray:
     """Distances [M] in pixels from epipolar lines; 0 where the two views share one centre."""
-    fundamental = fundamental_of(a, b, pose_b.inverse() @ pose_a)
+    fundamental = fundamental_from_pose(a, b, pose_b.inverse() @ pose_a)
     return symmetric_epipolar_px(fundamental, a.uv[matches.index[:, 0]], b.uv[matches.index[:, 1]])
 
 
@@ -237,7 +237,7 @@ def _median_depth(problem: BundleProblem) -> float:
     return float(np.median(residuals_px(problem)[1]))
 
 
-def _in_the_frame_of(priors: Sequence[SE3], poses: Sequence[SE3], unit: float) -> list[SE3]:
+def _aligned_to_priors(priors: Sequence[SE3], poses: Sequence[SE3], unit: float) -> list[SE3]:
     """The poses moved rigidly, all together, to where they fit the priors best.
 
     Fitted are the camera centres and the tips of the cameras' axes, one ``unit`` long, so that two cameras suffice.

@@ -77,7 +77,7 @@ def _log_choose(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(10)
 
 
-def fundamental_of(a: Features, b: Features, b_from_a: SE3) -> np.ndarray:
+def fundamental_from_pose(a: Features, b: Features, b_from_a: SE3) -> np.ndarray:
     """F [3, 3] with ``x_b^T F x_a = 0``."""
     return fundamental_matrix(b.camera, a.camera, b_from_a)
 
@@ -191,7 +191,7 @@ def agreeing(a: Features, b: Features, b_from_a: SE3, matches: Matches, within_p
     """Mask [M] of matches near their epipolar lines whose points lie in front of both cameras."""
     within = inlier_px(a, b) if within_px is None else within_px
     ia, ib = matches.index.T
-    near = symmetric_epipolar_px(fundamental_of(a, b, b_from_a), a.uv[ia], b.uv[ib]) < within
+    near = symmetric_epipolar_px(fundamental_from_pose(a, b, b_from_a), a.uv[ia], b.uv[ib]) < within
     points = triangulate(b_from_a, a.rays[ia], b.rays[ib])
     depth_b = points @ b_from_a.rotation[2] + b_from_a.translation[2]
     with np.errstate(invalid="ignore"):
@@ -253,7 +253,7 @@ def pose_sigma_deg(a: Features, b: Features, inliers: Matches, b_from_a: SE3) ->
     def distances(step: np.ndarray) -> np.ndarray:
         pose = SE3.exp(step[:3], np.zeros(3)) @ b_from_a
         moved = SE3(rotation=pose.rotation, translation=b_from_a.translation + step[3:])
-        return sampson_px(fundamental_of(a, b, moved), a.uv[ia], b.uv[ib])
+        return sampson_px(fundamental_from_pose(a, b, moved), a.uv[ia], b.uv[ib])
 
     size = 1e-5
     jacobian = np.stack([(distances(size * s) - distances(-size * s)) / (2 * size) for s in steps], axis=1)  # [M, 5]
@@ -269,7 +269,9 @@ def pose_sigma_deg(a: Features, b: Features, inliers: Matches, b_from_a: SE3) ->
 
 def front_share(a: Features, b: Features, pose: SE3, matches: Matches) -> float:
     """Share in [0, 1], of the matches on their epipolar lines, of those in front of both cameras; 1 where none is."""
-    near = symmetric_epipolar_px(fundamental_of(a, b, pose), a.uv[matches.index[:, 0]], b.uv[matches.index[:, 1]])
+    near = symmetric_epipolar_px(
+        fundamental_from_pose(a, b, pose), a.uv[matches.index[:, 0]], b.uv[matches.index[:, 1]]
+    )
     count = int((near < inlier_px(a, b)).sum())
     return int(agreeing(a, b, pose, matches).sum()) / count if count else 1.0
 
@@ -279,7 +281,7 @@ def _is_mirrored(a: Features, b: Features, pose: SE3, usable: Matches) -> bool:
     if front_share(a, b, pose, usable) >= _MIN_FRONT_SHARE:
         return False
     ia, ib = usable.index.T
-    near = symmetric_epipolar_px(fundamental_of(a, b, pose), a.uv[ia], b.uv[ib]) < inlier_px(a, b)
+    near = symmetric_epipolar_px(fundamental_from_pose(a, b, pose), a.uv[ia], b.uv[ib]) < inlier_px(a, b)
     return turned_only_px(a, b, usable.select(near)) > least_turned_px(a, b)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from reconx_ros.core import InsufficientParallaxError, Job, ReconstructionError
 from reconx_ros.geometry.projection import backproject, inside_image, project, transform_points
-from reconx_ros.pointmap.stereo.consistency import DepthView
+from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels
 from reconx_ros.pointmap.stereo.pairs import nearby_sources, select_sources
 from reconx_ros.pointmap.stereo.sgm import Smoothness
@@ -92,7 +92,7 @@ def _check_parallax(views: Sequence[MatchView], found: _Found, sources: list[lis
         )
 
 
-def _range_of(depths: torch.Tensor) -> tuple[float, float]:
+def _range_from_depths(depths: torch.Tensor) -> tuple[float, float]:
     """Near and far with some margin beyond the bulk of the depths [P]."""
     values = np.percentile(1 / depths.double().cpu().numpy(), (1.5, 98.5))
     margin = 0.1 * (values[1] - values[0])
@@ -126,7 +126,7 @@ def _pass(
         inverse.append(w[clear])
         finite = clear & (w > 1e-3 * w.max())
         depth = 1 / torch.where(finite, w, 1.0)
-        maps.append(DepthView(depth=depth, usable=finite, camera=view.camera, world_from_cam=view.world_from_cam))
+        maps.append(DepthMap(depth=depth, usable=finite, camera=view.camera, world_from_cam=view.world_from_cam))
     points = []
     for i, own in enumerate(maps):
         told = kernels.agreement(own, [maps[j] for j in sources[i]], _TOLERANCE)
@@ -154,8 +154,8 @@ def _ranges(
     ranges = []
     for view, own in zip(views, points, strict=True):
         depths = torch.cat([_visible_depths(view, own), _visible_depths(view, everything)])
-        ranges.append(_range_of(depths) if len(depths) >= _MIN_POINTS else (0.0, 0.0))
-    pooled = _range_of(torch.cat([_visible_depths(v, p) for v, p in zip(views, points, strict=True)]))
+        ranges.append(_range_from_depths(depths) if len(depths) >= _MIN_POINTS else (0.0, 0.0))
+    pooled = _range_from_depths(torch.cat([_visible_depths(v, p) for v, p in zip(views, points, strict=True)]))
     return [_limited(r if r[0] > 0 else pooled, limits) for r in ranges]
 
 

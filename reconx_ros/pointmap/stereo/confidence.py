@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from reconx_ros.pointmap.stereo.consistency import Agreement
+from reconx_ros.pointmap.stereo.consistency import ViewAgreement
 
 TRUSTED_ERROR = 0.02  # relative depth error that confidence speaks about
 _PRIOR_RIGHT = 0.2  # pseudo-witnesses before any view is asked
@@ -15,7 +15,7 @@ _MARGIN_HALF = 0.015  # cost margin to the next best depth at which trust is hal
 _MATCH_SIGMA_PX = 0.15  # accuracy of a match, in pixels
 
 
-def witness_trust(told: Agreement) -> torch.Tensor:
+def witness_trust(told: ViewAgreement) -> torch.Tensor:
     """Trust [H, W] from the other views: mean of a Beta posterior whose witnesses agree or contradict.
 
     Weights were fitted by eye to ray-cast rooms and to real RGB-D (share of pixels within 2 % and 5 % by the number of
@@ -35,7 +35,7 @@ def precision_trust(angle_deg: torch.Tensor, focal_px: float) -> torch.Tensor:
     return torch.erf(pixels / (_MATCH_SIGMA_PX * 2**0.5))
 
 
-def confidence(told: Agreement, margin: torch.Tensor, focal_px: float) -> torch.Tensor:
+def confidence(told: ViewAgreement, margin: torch.Tensor, focal_px: float) -> torch.Tensor:
     """Confidence [H, W] in [0, 1] of a depth map.
 
     Args:

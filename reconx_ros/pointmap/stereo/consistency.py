@@ -17,7 +17,7 @@ MAX_REPROJECTION_PX = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DepthView:
+class DepthMap:
     """A depth map under test.
 
     Attributes:
@@ -33,7 +33,7 @@ class DepthView:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Agreement:
+class ViewAgreement:
     """What the other views say about each pixel of one view.
 
     Attributes:
@@ -70,7 +70,7 @@ class RoundTrip:
     angle_deg: torch.Tensor  # [H, W]
 
 
-def round_trip(view: DepthView, other: DepthView) -> RoundTrip:
+def round_trip(view: DepthMap, other: DepthMap) -> RoundTrip:
     """Project a view's points into another, read the depth there, and bring that point back.
 
     The check of Schoenberger et al., "Pixelwise view selection for unstructured multi-view stereo" (ECCV 2016,
@@ -103,7 +103,7 @@ def round_trip(view: DepthView, other: DepthView) -> RoundTrip:
     )
 
 
-def agreement(view: DepthView, others: Sequence[DepthView], tolerance: float) -> Agreement:
+def agreement(view: DepthMap, others: Sequence[DepthMap], tolerance: float) -> ViewAgreement:
     """Ask other views about every pixel of one view.
 
     Args:
@@ -121,4 +121,4 @@ def agreement(view: DepthView, others: Sequence[DepthView], tolerance: float) ->
         denies += trip.seen & (trip.relative > 2 * tolerance)
         total += torch.where(same, trip.depth, zero)
         angle = torch.maximum(angle, torch.where(same, trip.angle_deg, zero))
-    return Agreement(sees=sees, agrees=agrees, denies=denies, depth=total / (1 + agrees), angle_deg=angle)
+    return ViewAgreement(sees=sees, agrees=agrees, denies=denies, depth=total / (1 + agrees), angle_deg=angle)

@@ -10,7 +10,7 @@ import torch
 
 from reconx_ros.core import BackendUnavailableError, ConfigError
 from reconx_ros.native import library
-from reconx_ros.pointmap.stereo.consistency import Agreement, DepthView, agreement
+from reconx_ros.pointmap.stereo.consistency import DepthMap, ViewAgreement, agreement
 from reconx_ros.pointmap.stereo.filters import median_filter, without_speckles
 from reconx_ros.pointmap.stereo.sgm import Choice, Smoothness, choose, smooth_costs
 from reconx_ros.pointmap.stereo.sweep import sweep
@@ -53,7 +53,7 @@ class StereoKernels(Protocol):
         """Median over 3 x 3 pixels of [H, W]; the border is repeated."""
         ...
 
-    def agreement(self, view: DepthView, others: Sequence[DepthView], tolerance: float) -> Agreement:
+    def agreement(self, view: DepthMap, others: Sequence[DepthMap], tolerance: float) -> ViewAgreement:
         """What other views say about every pixel of one view, as ``consistency.agreement``."""
         ...
 
@@ -87,7 +87,7 @@ class TorchKernels:
         """As ``StereoKernels.median_filter``."""
         return median_filter(values)
 
-    def agreement(self, view: DepthView, others: Sequence[DepthView], tolerance: float) -> Agreement:
+    def agreement(self, view: DepthMap, others: Sequence[DepthMap], tolerance: float) -> ViewAgreement:
         """As ``StereoKernels.agreement``."""
         return agreement(view, others, tolerance)
 

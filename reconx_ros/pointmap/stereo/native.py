@@ -14,7 +14,7 @@ import torch.nn.functional as nnf
 
 from reconx_ros.core import InvalidInputError, ReconstructionError, check_shape
 from reconx_ros.native import library
-from reconx_ros.pointmap.stereo.consistency import Agreement, DepthView
+from reconx_ros.pointmap.stereo.consistency import DepthMap, ViewAgreement
 from reconx_ros.pointmap.stereo.filters import without_small_patches
 from reconx_ros.pointmap.stereo.native_checks import native_agreement, native_components, native_median3, prepared
 from reconx_ros.pointmap.stereo.sgm import Choice, Smoothness
@@ -64,7 +64,7 @@ class NativeKernels:
         """As ``StereoKernels.median_filter``."""
         return native_median3(self._library, values, self._thread_count())
 
-    def agreement(self, view: DepthView, others: Sequence[DepthView], tolerance: float) -> Agreement:
+    def agreement(self, view: DepthMap, others: Sequence[DepthMap], tolerance: float) -> ViewAgreement:
         """As ``StereoKernels.agreement``."""
         return native_agreement(self._library, view, others, tolerance, self._thread_count())
 

@@ -11,12 +11,12 @@ import torch.nn.functional as nnf
 
 from reconx_ros.core import SE3, InvalidInputError, check_shape
 from reconx_ros.native import library
-from reconx_ros.pointmap.stereo.consistency import MAX_REPROJECTION_PX, Agreement, DepthView
+from reconx_ros.pointmap.stereo.consistency import MAX_REPROJECTION_PX, DepthMap, ViewAgreement
 
 
 def native_agreement(
-    kernels: ctypes.CDLL, view: DepthView, others: Sequence[DepthView], tolerance: float, threads: int
-) -> Agreement:
+    kernels: ctypes.CDLL, view: DepthMap, others: Sequence[DepthMap], tolerance: float, threads: int
+) -> ViewAgreement:
     """What other views say about every pixel of one view, as ``consistency.agreement``.
 
     Raises:
@@ -39,7 +39,7 @@ def native_agreement(
     kernels.reconx_agreement(call)
     sees, agrees, denies, mean, half_tangent = out
     angle = torch.rad2deg(2 * torch.atan(half_tangent))
-    return Agreement(sees=sees, agrees=agrees, denies=denies, depth=mean, angle_deg=angle)
+    return ViewAgreement(sees=sees, agrees=agrees, denies=denies, depth=mean, angle_deg=angle)
 
 
 def native_components(kernels: ctypes.CDLL, depth: torch.Tensor, mask: torch.Tensor, tolerance: float) -> torch.Tensor:
@@ -72,7 +72,7 @@ def prepared(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.float32).contiguous()
 
 
-def _witness(view: DepthView, other: DepthView, depth: torch.Tensor) -> library.Witness:
+def _witness(view: DepthMap, other: DepthMap, depth: torch.Tensor) -> library.Witness:
     other_from_view = other.world_from_cam.inverse() @ view.world_from_cam
     camera = other.camera
     row = library.Witness(fx=camera.fx, fy=camera.fy, cx=camera.cx, cy=camera.cy, depth=depth.data_ptr())

@@ -49,7 +49,7 @@ def _make_view(rgb: torch.Tensor, camera: PinholeCamera, world_from_cam: SE3, ke
     return MatchView(rgb=small, grey=grey, camera=camera, world_from_cam=world_from_cam, keyframe_id=keyframe_id)
 
 
-def pose_of(keyframe: Keyframe) -> SE3:
+def known_pose(keyframe: Keyframe) -> SE3:
     """The pose of a keyframe.
 
     Raises:
@@ -68,7 +68,7 @@ def prepare_views(keyframes: Sequence[Keyframe], max_size: int, device: torch.de
     """
     if len(keyframes) < 2:
         raise InvalidInputError(f"multi-view stereo got {len(keyframes)} keyframe(s), expected at least 2")
-    poses = [pose_of(keyframe) for keyframe in keyframes]
+    poses = [known_pose(keyframe) for keyframe in keyframes]
     return [
         _make_view(k.frame.rgb().to(device), k.frame.camera.fitted_to(max_size), pose, k.id)
         for k, pose in zip(keyframes, poses, strict=True)

@@ -9,7 +9,7 @@ from reconx_ros.pointmap.network.architecture import HEADS, NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings(Settings):
+class PointmapNetworkSettings(Settings):
     """Sizes of the network to train."""
 
     width: int = setting(128, "Features of the encoder.", ge=32, le=4096)
@@ -42,7 +42,7 @@ class NetworkSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Settings):
+class PointmapTrainingConfig(Settings):
     """The optimisation: ConfLoss (eq. 14), AdamW, warm-up and cosine, averaged weights."""
 
     steps: int = setting(4000, "Optimiser steps.", ge=1)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from reconx_ros.learning.schedule import warmup_cosine
-from reconx_ros.pointmap.training.config import TrainingConfig
+from reconx_ros.pointmap.training.config import PointmapTrainingConfig
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, config: PointmapTrainingConfig) -> float:
     """Rate at a step from 0; see ``warmup_cosine``."""
     return warmup_cosine(
         step, steps=config.steps, warmup=config.warmup_steps, peak=config.learning_rate, final=config.final_rate

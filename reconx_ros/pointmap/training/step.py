@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.pointmap.network.model import Features, PairOutput, PointmapNetwork
+from reconx_ros.pointmap.network.model import EncodedImages, PairOutput, PointmapNetwork
 from reconx_ros.pointmap.training.data import GroupBatch, directed_pairs
 from reconx_ros.pointmap.training.losses import confidence_loss, regression_loss
 
@@ -33,8 +33,8 @@ def predict_groups(
     pairs = directed_pairs(batch.views) if pairs is None else pairs
     encoded = network.encode(batch.images.flatten(0, 1))
     tokens = encoded.tokens.unflatten(0, batch.images.shape[:2])  # [B, V, S, D]
-    first = Features(tokens=torch.cat([tokens[:, i] for i, _ in pairs]), grid=encoded.grid)
-    second = Features(tokens=torch.cat([tokens[:, j] for _, j in pairs]), grid=encoded.grid)
+    first = EncodedImages(tokens=torch.cat([tokens[:, i] for i, _ in pairs]), grid=encoded.grid)
+    second = EncodedImages(tokens=torch.cat([tokens[:, j] for _, j in pairs]), grid=encoded.grid)
     return network.decode(first, second)
 
 

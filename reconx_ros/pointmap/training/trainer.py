@@ -22,7 +22,7 @@ from reconx_ros.learning.weights import AveragedWeights, parameter_groups
 from reconx_ros.pointmap.network.architecture import NetworkConfig
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.weights import save_network
-from reconx_ros.pointmap.training.config import TrainingConfig
+from reconx_ros.pointmap.training.config import PointmapTrainingConfig
 from reconx_ros.pointmap.training.data import GroupBatch, ViewSource, group_batches, training_batches
 from reconx_ros.pointmap.training.evaluate import compared, median_confidence, network_prediction, score
 from reconx_ros.pointmap.training.schedule import initialise, learning_rate
@@ -40,7 +40,7 @@ def _ignore(row: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingRun:
+class PointmapTrainingRun:
     """What a run is given.
 
     Attributes:
@@ -52,7 +52,7 @@ class TrainingRun:
         on_log: gets every row of the log, too.
     """
 
-    config: TrainingConfig
+    config: PointmapTrainingConfig
     network: NetworkConfig
     train: ViewSource
     validation: ViewSource
@@ -66,7 +66,7 @@ class TrainingRun:
         return {**optimisation, **self.network.as_arguments(), **{f"data.{k}": v for k, v in self.data.items()}}
 
 
-class Trainer:
+class PointmapTrainer:
     """One run, from its start or from where it was interrupted.
 
     Args:
@@ -83,7 +83,7 @@ class Trainer:
         StorageError, InvalidInputError: when the run cannot be resumed.
     """
 
-    def __init__(self, run: TrainingRun, device: torch.device, *, resume: bool = False) -> None:
+    def __init__(self, run: PointmapTrainingRun, device: torch.device, *, resume: bool = False) -> None:
         self.run, self.device, self.step = run, device, 0
         self.network = PointmapNetwork(run.network)
         initialise(self.network, run.config.seed)

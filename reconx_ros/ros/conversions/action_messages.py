@@ -22,12 +22,12 @@ from reconx_ros.jobs.data import (
     JobRequest,
 )
 from reconx_ros.jobs.encoding import check_size
-from reconx_ros.ros.conversions import CLOUD_DTYPE, byte_array, cloud_msg, cloud_of, header_msg, stamp_ns_of
+from reconx_ros.ros.conversions import CLOUD_DTYPE, byte_array, cloud_from_msg, cloud_msg, header_msg, ns_from_stamp
 
 _UNKNOWN_POSE = [math.nan] * 7
 
 
-def goal_of_request(request: JobRequest) -> Reconstruct.Goal:
+def goal_from_request(request: JobRequest) -> Reconstruct.Goal:
     """The goal message of a job."""
     goal = Reconstruct.Goal(header=header_msg(request.stamp_ns, request.frame_id))
     goal.job_id, goal.preset, goal.options_yaml = request.job_id, request.preset, request.options_yaml
@@ -45,7 +45,7 @@ def goal_of_request(request: JobRequest) -> Reconstruct.Goal:
     return goal
 
 
-def request_of_goal(goal: Reconstruct.Goal) -> JobRequest:
+def request_from_goal(goal: Reconstruct.Goal) -> JobRequest:
     """The job of a goal message.
 
     Raises:
@@ -75,7 +75,7 @@ def request_of_goal(goal: Reconstruct.Goal) -> JobRequest:
     return JobRequest(
         job_id=str(goal.job_id),
         frame_id=str(goal.header.frame_id),
-        stamp_ns=stamp_ns_of(goal.header.stamp),
+        stamp_ns=ns_from_stamp(goal.header.stamp),
         keyframes=keyframes,
         preset=str(goal.preset),
         options_yaml=str(goal.options_yaml),
@@ -86,7 +86,7 @@ def request_of_goal(goal: Reconstruct.Goal) -> JobRequest:
     )
 
 
-def result_of_outcome(
+def result_from_outcome(
     outcome: JobOutcome, stamp_ns: int, frame_id: str, *, compress_cloud: bool = False
 ) -> Reconstruct.Result:
     """The result message of an outcome; its cloud is packed where the goal asked for that."""
@@ -110,7 +110,7 @@ def result_of_outcome(
     return result
 
 
-def outcome_of_result(result: Reconstruct.Result) -> JobOutcome:
+def outcome_from_result(result: Reconstruct.Result) -> JobOutcome:
     """The outcome in a result message.
 
     Raises:
@@ -136,7 +136,7 @@ def outcome_of_result(result: Reconstruct.Result) -> JobOutcome:
 def _cloud(result: Reconstruct.Result) -> PointCloud:
     if len(result.cloud_packed):
         return unpacked_cloud(result.cloud_packed)
-    return cloud_of(result.cloud) if result.cloud.fields else PointCloud.empty()
+    return cloud_from_msg(result.cloud) if result.cloud.fields else PointCloud.empty()
 
 
 def payload_bytes(msg: Any) -> int:
@@ -144,7 +144,7 @@ def payload_bytes(msg: Any) -> int:
     return sum(_value_bytes(getattr(msg, name)) for name in msg.get_fields_and_field_types())
 
 
-def transport_of(goal: Reconstruct.Goal, result: Reconstruct.Result, points: int) -> dict[str, int]:
+def transport_bytes(goal: Reconstruct.Goal, result: Reconstruct.Result, points: int) -> dict[str, int]:
     """What a job took on the way, in bytes, for its report."""
     plain, packed = len(result.cloud.data), len(result.cloud_packed)
     return {

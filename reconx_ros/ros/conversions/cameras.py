@@ -43,7 +43,7 @@ def calibrated_key(info: CameraInfo) -> tuple[object, ...]:
     )
 
 
-def rectifier_of_info(info: CameraInfo, *, rectified: bool = False) -> Rectifier:
+def rectifier_from_info(info: CameraInfo, *, rectified: bool = False) -> Rectifier:
     """What turns the images of this camera into those of a pinhole camera.
 
     Args:
@@ -63,7 +63,7 @@ def rectifier_of_info(info: CameraInfo, *, rectified: bool = False) -> Rectifier
     return make_rectifier(width, height, k.reshape(-1), str(info.distortion_model), list(info.d))
 
 
-def image_size_of_info(info: CameraInfo) -> tuple[int, int]:
+def image_size_from_info(info: CameraInfo) -> tuple[int, int]:
     """(width, height) of the images that belong to a calibration: the region of interest, binned.
 
     Raises:
@@ -98,7 +98,7 @@ def _windowed(info: CameraInfo, *matrices: np.ndarray) -> tuple[int, int]:
         matrix[1, 2] -= int(info.roi.y_offset)
         _bin_axis(matrix, 0, max(1, int(info.binning_x)))
         _bin_axis(matrix, 1, max(1, int(info.binning_y)))
-    return image_size_of_info(info)
+    return image_size_from_info(info)
 
 
 def _bin_axis(matrix: np.ndarray, axis: int, binning: int) -> None:
@@ -107,7 +107,7 @@ def _bin_axis(matrix: np.ndarray, axis: int, binning: int) -> None:
     matrix[axis, 2] = (matrix[axis, 2] + 0.5) / binning - 0.5
 
 
-def pinhole_of_info(info: CameraInfo) -> PinholeCamera:
+def pinhole_from_info(info: CameraInfo) -> PinholeCamera:
     """The pinhole camera that a request names: its K, or its P where K is empty; distortion is ignored.
 
     Raises:

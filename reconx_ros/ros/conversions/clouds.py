@@ -78,7 +78,7 @@ def packed(cloud: PointCloud) -> array.array[int]:
     return data
 
 
-def cloud_of(msg: PointCloud2) -> PointCloud:
+def cloud_from_msg(msg: PointCloud2) -> PointCloud:
     """The points of a PointCloud2 of any layout that has x, y and z; organised clouds are flattened.
 
     Absent fields: black, confidence 1, observed, keyframe 0.
@@ -106,7 +106,7 @@ def _field(rows: np.ndarray, name: str, kind: type, default: float) -> np.ndarra
 
 
 def _rows(msg: PointCloud2) -> np.ndarray:
-    dtype = _dtype_of(msg)
+    dtype = _dtype_from_msg(msg)
     width, height, row_step = int(msg.width), int(msg.height), int(msg.row_step)
     if width * height > MAX_POINTS:
         raise InvalidInputError(f"point cloud has {width}x{height} points, expected at most {MAX_POINTS}")
@@ -124,7 +124,7 @@ def _rows(msg: PointCloud2) -> np.ndarray:
     return np.ascontiguousarray(grid).reshape(-1)
 
 
-def _dtype_of(msg: PointCloud2) -> np.dtype:
+def _dtype_from_msg(msg: PointCloud2) -> np.dtype:
     order = ">" if msg.is_bigendian else "<"
     wanted = {field.name: field for field in msg.fields if field.name in _FIELD_TYPES}
     missing = [axis for axis in "xyz" if axis not in wanted]

@@ -47,7 +47,7 @@ DEPTH_ENCODINGS = ("32FC1", "16UC1", "mono16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class PixelLayout:
     """How an encoding lies in memory.
 
     Attributes:
@@ -65,25 +65,25 @@ class Layout:
         return height + height // 2 if encoding in _CHROMA_ROWS_BELOW else height
 
 
-def _layouts() -> dict[str, Layout]:
+def _layouts() -> dict[str, PixelLayout]:
     colours = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "mono": 1}
     return {
-        **{f"{name}8": Layout(code="u1", channels=channels) for name, channels in colours.items()},
-        **{f"{name}16": Layout(code="u2", channels=channels) for name, channels in colours.items()},
-        **{f"bayer_{order}8": Layout(code="u1", even=("width", "height")) for order in _BAYER_TO_RGB},
-        **{f"bayer_{order}16": Layout(code="u2", even=("width", "height")) for order in _BAYER_TO_RGB},
-        **{name: Layout(code="u1", channels=2, even=("width",)) for name in _YUV_TO_RGB},
-        **{name: Layout(code="u1", even=("width", "height")) for name in _CHROMA_ROWS_BELOW},
-        "8UC1": Layout(code="u1"),
-        "16UC1": Layout(code="u2"),
-        "32FC1": Layout(code="f4"),
+        **{f"{name}8": PixelLayout(code="u1", channels=channels) for name, channels in colours.items()},
+        **{f"{name}16": PixelLayout(code="u2", channels=channels) for name, channels in colours.items()},
+        **{f"bayer_{order}8": PixelLayout(code="u1", even=("width", "height")) for order in _BAYER_TO_RGB},
+        **{f"bayer_{order}16": PixelLayout(code="u2", even=("width", "height")) for order in _BAYER_TO_RGB},
+        **{name: PixelLayout(code="u1", channels=2, even=("width",)) for name in _YUV_TO_RGB},
+        **{name: PixelLayout(code="u1", even=("width", "height")) for name in _CHROMA_ROWS_BELOW},
+        "8UC1": PixelLayout(code="u1"),
+        "16UC1": PixelLayout(code="u2"),
+        "32FC1": PixelLayout(code="f4"),
     }
 
 
 LAYOUTS = _layouts()
 
 
-def layout_of(encoding: str, width: int, height: int) -> Layout:
+def layout_from_encoding(encoding: str, width: int, height: int) -> PixelLayout:
     """The layout of an encoding.
 
     Raises:

@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.jobs.encoding import check_size, safe_compressed_depth, safe_rgb
-from reconx_ros.ros.conversions.encodings import DEPTH_ENCODINGS, LAYOUTS, layout_of, to_rgb
+from reconx_ros.ros.conversions.encodings import DEPTH_ENCODINGS, LAYOUTS, layout_from_encoding, to_rgb
 
 
 def image_view(msg: Image) -> np.ndarray:
@@ -30,7 +30,7 @@ def image_view(msg: Image) -> np.ndarray:
     """
     width, height = int(msg.width), int(msg.height)
     check_size("image", width, height)
-    layout = layout_of(msg.encoding, width, height)
+    layout = layout_from_encoding(msg.encoding, width, height)
     dtype = np.dtype(layout.code).newbyteorder(">" if msg.is_bigendian else "<")
     rows, pixel = layout.rows(msg.encoding, height), layout.channels * dtype.itemsize
     step = _checked_step(msg, rows, width * pixel)
@@ -54,7 +54,7 @@ def _checked_step(msg: Image, rows: int, row: int) -> int:
     return step
 
 
-def rgb_of_image(msg: Image) -> np.ndarray:
+def rgb_from_image(msg: Image) -> np.ndarray:
     """RGB of an image message: a view for rgb8, a converted copy for the other encodings.
 
     Returns:
@@ -66,7 +66,7 @@ def rgb_of_image(msg: Image) -> np.ndarray:
     return to_rgb(image_view(msg), msg.encoding)
 
 
-def depth_of_image(msg: Image) -> np.ndarray:
+def depth_from_image(msg: Image) -> np.ndarray:
     """Depth along the optical axis of a depth image message.
 
     Returns:
@@ -90,7 +90,7 @@ def clean_depth(depth: np.ndarray) -> np.ndarray:
     return depth
 
 
-def rgb_of_compressed(msg: CompressedImage) -> np.ndarray:
+def rgb_from_compressed(msg: CompressedImage) -> np.ndarray:
     """RGB [H, W, 3] uint8 of a compressed image message; its content decides, not its format string.
 
     Raises:
@@ -99,7 +99,7 @@ def rgb_of_compressed(msg: CompressedImage) -> np.ndarray:
     return safe_rgb(msg.data, "compressed image")
 
 
-def depth_of_compressed(msg: CompressedImage) -> np.ndarray:
+def depth_from_compressed(msg: CompressedImage) -> np.ndarray:
     """Depth [H, W] float32 metres, NaN where nothing was measured, of a compressedDepth or 16-bit PNG message.
 
     Raises:

@@ -53,7 +53,7 @@ def frustum_corners(camera: PinholeCamera, depth: float) -> np.ndarray:
     return np.concatenate([np.zeros((1, 3)), depth * rays])
 
 
-def camera_of_marker(marker: Marker, width: int = 640) -> PinholeCamera:
+def camera_from_marker(marker: Marker, width: int = 640) -> PinholeCamera:
     """The camera whose frustum a marker shows, with its picture taken to be ``width`` pixels wide: markers say angles.
 
     Raises:

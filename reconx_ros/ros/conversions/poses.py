@@ -18,7 +18,7 @@ _QUATERNION_TOLERANCE = 1e-2  # of its length, as tf2 has it
 _FARTHEST_M = 1e9
 
 
-def stamp_ns_of(stamp: Time) -> int:
+def ns_from_stamp(stamp: Time) -> int:
     """Nanoseconds of a builtin_interfaces/Time."""
     return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
@@ -58,7 +58,7 @@ def transform_msg(stamp_ns: int, parent: str, child: str, parent_from_child: SE3
     return message
 
 
-def se3_of_pose(pose: Pose) -> SE3:
+def se3_from_pose(pose: Pose) -> SE3:
     """frame_from_body of a geometry_msgs/Pose.
 
     Raises:
@@ -68,11 +68,11 @@ def se3_of_pose(pose: Pose) -> SE3:
     return _se3(pose.position, pose.orientation)
 
 
-def se3_of_transform(transform: Any) -> SE3:
+def se3_from_transform(transform: Any) -> SE3:
     """parent_from_child of a geometry_msgs/Transform.
 
     Raises:
-        InvalidInputError: as se3_of_pose.
+        InvalidInputError: as se3_from_pose.
     """
     return _se3(transform.translation, transform.rotation)
 

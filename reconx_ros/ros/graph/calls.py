@@ -12,7 +12,7 @@ class NoAnswerError(Exception):
     """The service did not answer in time."""
 
 
-def answer_of(client: Client, request: Any, timeout_s: float) -> Any:
+def call_service(client: Client, request: Any, timeout_s: float) -> Any:
     """The response of a service; another thread has to spin the client's node.
 
     Raises:

@@ -27,12 +27,12 @@ class Publisher:
     mismatch: str = ""
 
 
-def type_name_of(kind: type) -> str:
+def name_from_type(kind: type) -> str:
     """``package/msg/Type`` of a message class."""
     return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 
-def publishers_of(node: Node, topic: str, type_name: str, qos: QoSProfile) -> tuple[Publisher, ...]:
+def topic_publishers(node: Node, topic: str, type_name: str, qos: QoSProfile) -> tuple[Publisher, ...]:
     """All publishers of a topic, held against a subscription.
 
     Args:

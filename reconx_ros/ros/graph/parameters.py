@@ -23,7 +23,7 @@ _FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service", 
 _MAX_INT = 2**63 - 1
 
 
-def descriptor_of(default: Any, meta: Setting) -> ParameterDescriptor:
+def descriptor_from_setting(default: Any, meta: Setting) -> ParameterDescriptor:
     """Description, range and read-only flag of one setting."""
     descriptor = ParameterDescriptor(description=describe(meta), read_only=not meta.dynamic)
     descriptor.dynamic_typing = isinstance(default, float | tuple) or default is None
@@ -100,7 +100,7 @@ class NodeParameters:
                     self.errors.append(str(error))
                     valid = False
             value = list(default) if isinstance(default, tuple) else default
-            node.declare_parameter(name, value, descriptor_of(default, meta), ignore_override=not valid)
+            node.declare_parameter(name, value, descriptor_from_setting(default, meta), ignore_override=not valid)
         return config
 
     def _candidate(self, parameters: Sequence[Parameter]) -> ReconxConfig:

@@ -25,8 +25,8 @@ from reconx_ros.geometry.tf_tree import (
     TransformBuffer,
     UnknownFrameError,
 )
-from reconx_ros.ros.conversions.poses import se3_of_transform, stamp_ns_of, transform_msg
-from reconx_ros.ros.graph.endpoints import publishers_of, type_name_of
+from reconx_ros.ros.conversions.poses import ns_from_stamp, se3_from_transform, transform_msg
+from reconx_ros.ros.graph.endpoints import name_from_type, topic_publishers
 from reconx_ros.ros.graph.qos import latched_qos, publisher_warning, reliable_qos, subscription_options
 
 TF_DEPTH = 100
@@ -130,8 +130,8 @@ class OwnTf:
         for stamped in msg.transforms:
             parent, child = stamped.header.frame_id, stamped.child_frame_id
             try:
-                transform = se3_of_transform(stamped.transform)
-                self._buffer.set_transform(parent, child, stamp_ns_of(stamped.header.stamp), transform, static=static)
+                transform = se3_from_transform(stamped.transform)
+                self._buffer.set_transform(parent, child, ns_from_stamp(stamped.header.stamp), transform, static=static)
             except InvalidInputError as error:
                 self.refusals.add(f"transform from '{child}' to '{parent}' is ignored: {error}", time.monotonic())
         self._wake()
@@ -147,7 +147,7 @@ class OwnTf:
 
     def contents(self) -> str:
         """As PoseLookup."""
-        moving = [self._described(f) for f in self._buffer.frames() if self._buffer.parent_of(f) is not None]
+        moving = [self._described(f) for f in self._buffer.frames() if self._buffer.parent_frame(f) is not None]
         more = f" and {len(moving) - _LISTED} more" if len(moving) > _LISTED else ""
         return "; ".join(moving[:_LISTED]) + more if moving else "no transform"
 
@@ -158,7 +158,7 @@ class OwnTf:
     def _described(self, frame: str) -> str:
         span = self._buffer.range_ns(frame)
         when = "static" if span is None else f"{span[0] / 1e9:.3f} s to {span[1] / 1e9:.3f} s"
-        return f"{frame} in {self._buffer.parent_of(frame)} ({when})"
+        return f"{frame} in {self._buffer.parent_frame(frame)} ({when})"
 
     def clear(self) -> None:
         """As PoseLookup."""
@@ -197,7 +197,7 @@ class Tf2:
             raise NotConnectedError(str(error)) from None
         except tf2.TransformException as error:
             raise UnknownFrameError(str(error)) from None
-        return se3_of_transform(stamped.transform)
+        return se3_from_transform(stamped.transform)
 
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3) -> None:
         """As PoseLookup."""
@@ -222,7 +222,7 @@ class Tf2:
 
 def _trouble(node: Node, wanted: dict[str, QoSProfile]) -> str:
     """One sentence about publishers of transforms that are missing or do not match."""
-    publishers = {topic: publishers_of(node, topic, type_name_of(TFMessage), qos) for topic, qos in wanted.items()}
+    publishers = {topic: topic_publishers(node, topic, name_from_type(TFMessage), qos) for topic, qos in wanted.items()}
     if not any(publishers.values()):
         return f"nobody publishes {' or '.join(wanted)}"
     refused = [f"{p.node} {p.mismatch} ({t})" for t, found in publishers.items() for p in found if p.mismatch]

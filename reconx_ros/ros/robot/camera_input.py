@@ -10,8 +10,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.io.rectify import Rectifier
-from reconx_ros.ros.conversions import rectifier_of_info, stamp_ns_of
-from reconx_ros.ros.conversions.cameras import calibrated_key, image_size_of_info
+from reconx_ros.ros.conversions import ns_from_stamp, rectifier_from_info
+from reconx_ros.ros.conversions.cameras import calibrated_key, image_size_from_info
 
 JUMP_BACK_NS = 1_000_000_000
 _LEAP_NS = 10_000_000_000
@@ -35,7 +35,7 @@ class NotYetError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class InputProblem:
     """Why frames of a camera wait or were dropped, since the last good one.
 
     Attributes:
@@ -99,7 +99,7 @@ class CameraInput:
     depths: deque[AnyImage] = field(default_factory=lambda: deque(maxlen=_RECENT))
     depth_arrived_s: float = 0.0
     stamps: StampWatch = field(default_factory=StampWatch)
-    problems: dict[str, Problem] = field(default_factory=dict)
+    problems: dict[str, InputProblem] = field(default_factory=dict)
     _paired: bool = False
     _key: tuple[object, ...] = ()
     _rectifier: Rectifier | None = None
@@ -127,10 +127,10 @@ class CameraInput:
         infos = list(self.infos)
         if not infos:
             raise NotYetError("no_camera_info", f"no camera_info of camera '{self.name}' has come on {self.info_topic}")
-        nearest = min(reversed(infos), key=lambda m: abs(stamp_ns_of(m.header.stamp) - stamp_ns))
-        if stamp_ns_of(nearest.header.stamp) == stamp_ns:
+        nearest = min(reversed(infos), key=lambda m: abs(ns_from_stamp(m.header.stamp) - stamp_ns))
+        if ns_from_stamp(nearest.header.stamp) == stamp_ns:
             self._paired = True
-        elif self._paired and stamp_ns_of(infos[-1].header.stamp) < stamp_ns:
+        elif self._paired and ns_from_stamp(infos[-1].header.stamp) < stamp_ns:
             if waited_s < _PAIR_WAIT_S:
                 sentence = f"camera_info of camera '{self.name}' for stamp {stamp_ns / 1e9:.3f} s has not come"
                 raise NotYetError("no_camera_info", f"{sentence} on {self.info_topic}")
@@ -154,7 +154,7 @@ class CameraInput:
         if key != self._key:
             self._key, self._rectifier, self._error = key, None, ""
             try:
-                self._rectifier = rectifier_of_info(info, rectified=rectified)
+                self._rectifier = rectifier_from_info(info, rectified=rectified)
             except InvalidInputError as error:
                 self._error = str(error)
             except Exception as error:  # OpenCV and numpy may choke on numbers that no lens has
@@ -165,7 +165,7 @@ class CameraInput:
 
     def _check_size(self, info: CameraInfo, size: tuple[int, int]) -> None:
         try:
-            wanted = image_size_of_info(info)
+            wanted = image_size_from_info(info)
         except InvalidInputError as error:
             raise BadCalibrationError(str(error)) from None
         if size != wanted:
@@ -187,7 +187,7 @@ class CameraInput:
             NotYetError: one that fits, or fits better, may still come.
         """
         candidates = list(self.depths)
-        gap_ns = {id(m): stamp_ns_of(m.header.stamp) - stamp_ns for m in candidates}
+        gap_ns = {id(m): ns_from_stamp(m.header.stamp) - stamp_ns for m in candidates}
         nearest = min(candidates, key=lambda m: abs(gap_ns[id(m)]), default=None)
         newer_came = bool(candidates) and gap_ns[id(candidates[-1])] > 0
         if nearest is not None and abs(gap_ns[id(nearest)]) <= tolerance_ns:
@@ -203,5 +203,5 @@ class CameraInput:
         """Remember why a frame waits or was dropped."""
         known = self.problems.get(reason)
         since_s, count = (known.since_s, known.dropped) if known is not None else (now_s, 0)
-        problem = Problem(sentence=sentence[:_LONGEST], since_s=since_s, dropped=count + int(dropped))
+        problem = InputProblem(sentence=sentence[:_LONGEST], since_s=since_s, dropped=count + int(dropped))
         self.problems = {**self.problems, reason: problem}

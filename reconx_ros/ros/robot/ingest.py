@@ -34,11 +34,11 @@ from reconx_ros.io.scenes import shrunken_frame
 from reconx_ros.jobs.encoding import announced_size
 from reconx_ros.pipeline.config import ReconxConfig, RosConfig
 from reconx_ros.ros.conversions import (
-    depth_of_compressed,
-    depth_of_image,
-    rgb_of_compressed,
-    rgb_of_image,
-    stamp_ns_of,
+    depth_from_compressed,
+    depth_from_image,
+    ns_from_stamp,
+    rgb_from_compressed,
+    rgb_from_image,
 )
 from reconx_ros.ros.robot.camera_input import AnyImage, BadCalibrationError, CameraInput, NotYetError
 from reconx_ros.ros.robot.mailbox import DropCounter
@@ -130,7 +130,7 @@ class Ingest:
 
     def put(self, camera: CameraInput, msg: AnyImage, arrived_s: float, capacity: int) -> None:
         """A new image; the camera's oldest waiting one gives way when there are more than ``capacity``."""
-        stamp_ns = stamp_ns_of(msg.header.stamp)
+        stamp_ns = ns_from_stamp(msg.header.stamp)
         pending = Pending(camera=camera, msg=msg, stamp_ns=stamp_ns, arrived_s=arrived_s)
         if stamp_ns <= 0:
             self._drop(pending, "zero_stamp", _zero_stamp(camera, stamp_ns), arrived_s)
@@ -179,7 +179,7 @@ class Ingest:
         if pending.info is None:
             pending.info = camera.info_for(pending.stamp_ns, waited_s)
         if pending.size is None:
-            pending.size = _size_of(pending.msg)
+            pending.size = _size_from_msg(pending.msg)
         rectifier = camera.rectifier(pending.info, pending.size, rectified=config.ros.rectified)
         missing = self._find_depth(pending, config.ros, now.steady_s) if config.ros.use_depth else None
         pose = self._pose(pending, config.ros, now)
@@ -241,7 +241,7 @@ class Ingest:
 
     def _decoded(self, pending: Pending, rectifier: Rectifier, pose: SE3 | None, config: ReconxConfig) -> Frame:
         msg = pending.msg
-        rgb = rgb_of_compressed(msg) if isinstance(msg, CompressedImage) else rgb_of_image(msg)
+        rgb = rgb_from_compressed(msg) if isinstance(msg, CompressedImage) else rgb_from_image(msg)
         depth = self._depth(pending, rectifier) if config.ros.use_depth else None
         rgb = np.ascontiguousarray(rectifier.image(rgb))
         frame = Frame(
@@ -260,11 +260,11 @@ class Ingest:
         if msg is None:
             self._drops.add("frame_without_depth")
             return None
-        depth = depth_of_compressed(msg) if isinstance(msg, CompressedImage) else depth_of_image(msg)
+        depth = depth_from_compressed(msg) if isinstance(msg, CompressedImage) else depth_from_image(msg)
         return np.ascontiguousarray(rectifier.depth(depth))
 
 
-def _size_of(msg: AnyImage) -> tuple[int, int]:
+def _size_from_msg(msg: AnyImage) -> tuple[int, int]:
     """(width, height) that an image message announces."""
     if isinstance(msg, CompressedImage):
         return announced_size(bytes(msg.data), "compressed image")

@@ -10,7 +10,7 @@ from reconx_ros.pipeline.config import RosConfig
 from reconx_ros.ros.graph import diagnostics
 from reconx_ros.ros.graph.diagnostics import TroubleLog
 from reconx_ros.ros.graph.tf import PoseLookup
-from reconx_ros.ros.robot.camera_input import CameraInput, Problem
+from reconx_ros.ros.robot.camera_input import CameraInput, InputProblem
 from reconx_ros.ros.robot.ingest import Now, Pending
 from reconx_ros.ros.robot.input_monitor import input_status
 from reconx_ros.ros.robot.inputs import NodeInputs
@@ -77,7 +77,7 @@ class InputWatch:
         self.starved = "; ".join(troubles.values()) if dry else ""
 
 
-def problems_of(cameras: Sequence[CameraInput]) -> dict[str, str]:
+def camera_problems(cameras: Sequence[CameraInput]) -> dict[str, str]:
     """Reason to sentence of all cameras, of the frames that wait or were dropped since the last good one."""
     found: dict[str, list[str]] = {}
     for camera in cameras:
@@ -86,7 +86,7 @@ def problems_of(cameras: Sequence[CameraInput]) -> dict[str, str]:
     return {reason: "; ".join(dict.fromkeys(sentences)) for reason, sentences in found.items()}
 
 
-def _lasting(camera: CameraInput, now_s: float) -> dict[str, Problem]:
+def _lasting(camera: CameraInput, now_s: float) -> dict[str, InputProblem]:
     """Problems that cost a frame or have lasted."""
     return {r: p for r, p in camera.problems.items() if p.dropped or now_s - p.since_s >= _LASTING_S}
 

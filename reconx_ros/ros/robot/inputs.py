@@ -13,14 +13,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.pipeline.config import RosConfig
-from reconx_ros.ros.conversions import se3_of_pose, stamp_ns_of
+from reconx_ros.ros.conversions import ns_from_stamp, se3_from_pose
 from reconx_ros.ros.graph.endpoints import (
     Publisher,
-    publishers_of,
+    name_from_type,
     reason_for_silence,
     remembered,
+    topic_publishers,
     topics_like,
-    type_name_of,
 )
 from reconx_ros.ros.graph.qos import publisher_warning, sensor_qos, subscription_options
 from reconx_ros.ros.graph.tf import PoseLookup
@@ -103,7 +103,7 @@ class NodeInputs:
         subscription = self._subscriptions.get(monitor.topic)
         if subscription is None:
             return ()
-        return publishers_of(self._node, monitor.topic, monitor.type_name, subscription.qos_profile)
+        return topic_publishers(self._node, monitor.topic, monitor.type_name, subscription.qos_profile)
 
     def problem(self, monitor: InputMonitor, publishers: Sequence[Publisher], now_s: float, timeout_s: float) -> str:
         """One sentence about what keeps messages from coming; empty when they come or it is too early to say."""
@@ -144,7 +144,7 @@ class NodeInputs:
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], *, needed: bool) -> None:
         resolved = self._node.resolve_topic_name(topic)
-        monitor = InputMonitor(topic=resolved, type_name=type_name_of(kind), needed=needed, since_s=time.monotonic())
+        monitor = InputMonitor(topic=resolved, type_name=name_from_type(kind), needed=needed, since_s=time.monotonic())
         self.monitors[resolved] = monitor
 
         def receive(msg: Any) -> None:
@@ -172,7 +172,7 @@ class NodeInputs:
 
     def _stamp_if_zero(self, msg: Image | CompressedImage) -> None:
         """The time of arrival for a message without stamp, where the parameters ask for it."""
-        if self._stamp_arrivals and stamp_ns_of(msg.header.stamp) == 0:
+        if self._stamp_arrivals and ns_from_stamp(msg.header.stamp) == 0:
             msg.header.stamp = self._node.get_clock().now().to_msg()
 
     def _on_info(self, camera: CameraInput, msg: CameraInfo) -> None:
@@ -188,7 +188,7 @@ class NodeInputs:
 
     def _on_odometry(self, msg: Odometry) -> None:
         try:
-            pose = se3_of_pose(msg.pose.pose)
-            self._lookup.add(msg.header.frame_id, msg.child_frame_id, stamp_ns_of(msg.header.stamp), pose)
+            pose = se3_from_pose(msg.pose.pose)
+            self._lookup.add(msg.header.frame_id, msg.child_frame_id, ns_from_stamp(msg.header.stamp), pose)
         except InvalidInputError as error:
             self._lookup.refusals.add(f"odometry is ignored: {error}", time.monotonic())

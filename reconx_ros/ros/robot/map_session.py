@@ -15,7 +15,7 @@ from reconx_ros.jobs import map_files
 from reconx_ros.jobs.backoff import Backoff
 from reconx_ros.jobs.data import EncodedKeyframe, ErrorCode, JobOutcome, JobRequest
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pipeline.mapper import Mapper
+from reconx_ros.pipeline.mapper import KeyframeMapper
 from reconx_ros.ros.robot.outputs import Outputs
 from reconx_ros.ros.robot.reconstruction_client import ReconstructionClient
 
@@ -87,7 +87,7 @@ class Facts:
 
 
 class MapSession:
-    """Owns the Mapper; all methods are called on the mapping thread.
+    """Owns the KeyframeMapper; all methods are called on the mapping thread.
 
     Args:
         config: at the start; ``configure`` takes over changes.
@@ -101,7 +101,7 @@ class MapSession:
         self._outputs = outputs
         self._client = client
         self._log = log
-        self._mapper = Mapper(config)
+        self._mapper = KeyframeMapper(config)
         self._backoff = Backoff()
         self._running_id = ""
         self._absent = False
@@ -259,7 +259,7 @@ class MapSession:
         self.facts.metric_scale = outcome.metric_scale
         self.facts.reconstructions = self._mapper.reconstructions
         self.facts.scene_path = outcome.scene_path
-        self.facts.backends = backends_of(outcome.report_json)
+        self.facts.backends = backends_from_report(outcome.report_json)
         self.facts.stamp_ns = max(self.facts.stamp_ns, request.stamp_ns)
         self._publish_map()
         self._outputs.novel_views(outcome.novel_views, request.stamp_ns, self._config.ros.map_frame)
@@ -329,7 +329,7 @@ class MapSession:
         self._publish_map()
 
 
-def backends_of(report_json: str) -> tuple[str, str, str]:
+def backends_from_report(report_json: str) -> tuple[str, str, str]:
     """(pointmap, diffusion, splatting) backend of a report; empty where it does not say."""
     try:
         backends = json.loads(report_json)["backends"]

@@ -23,7 +23,7 @@ from reconx_ros.jobs.data import JobOutcome, JobRequest
 from reconx_ros.msg import Status
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.graph.diagnostics import TroubleLog
-from reconx_ros.ros.graph.endpoints import publishers_of, type_name_of
+from reconx_ros.ros.graph.endpoints import name_from_type, topic_publishers
 from reconx_ros.ros.graph.environment import return_large_blocks
 from reconx_ros.ros.graph.lifecycle import ManagedNode, reported, spin
 from reconx_ros.ros.graph.qos import latched_qos, publisher_options, reliable_qos
@@ -32,7 +32,7 @@ from reconx_ros.ros.robot import status as node_status
 from reconx_ros.ros.robot.camera_input import CameraInput
 from reconx_ros.ros.robot.ingest import Ingest, Now
 from reconx_ros.ros.robot.input_lane import InputLane
-from reconx_ros.ros.robot.input_watch import InputWatch, problems_of
+from reconx_ros.ros.robot.input_watch import InputWatch, camera_problems
 from reconx_ros.ros.robot.inputs import NodeInputs
 from reconx_ros.ros.robot.mailbox import InputCounters
 from reconx_ros.ros.robot.map_session import MapSession
@@ -263,7 +263,7 @@ class ReconxNode(ManagedNode):
             starved=self._watch.starved,
             absence=client.absence,
             facts=session.facts,
-            problems=problems_of(self._cameras()),
+            problems=camera_problems(self._cameras()),
             progress=client.progress,
         )
 
@@ -282,7 +282,10 @@ class ReconxNode(ManagedNode):
             return []
         ros = self.parameters.config.ros
         waiting = self._ingest.waiting if self._ingest is not None else ()
-        now, clocks = self._now(), [p.node for p in publishers_of(self, "/clock", type_name_of(Clock), reliable_qos())]
+        now, clocks = (
+            self._now(),
+            [p.node for p in topic_publishers(self, "/clock", name_from_type(Clock), reliable_qos())],
+        )
         return [
             *self._watch.look(self._inputs, ros, self._lookup, waiting, now),
             node_status.mapping_status(situation, self._counters),

@@ -19,7 +19,7 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.jobs.data import ErrorCode, JobOutcome, JobRequest
 from reconx_ros.jobs.link import Advice, JobLink
 from reconx_ros.pipeline.config import RosConfig
-from reconx_ros.ros.conversions.action_messages import goal_of_request, outcome_of_result, payload_bytes
+from reconx_ros.ros.conversions.action_messages import goal_from_request, outcome_from_result, payload_bytes
 
 OnDone = Callable[[JobRequest, JobOutcome], None]
 
@@ -83,7 +83,7 @@ class ReconstructionClient:
     def start(self, request: JobRequest) -> int:
         """Send a job; call only when none runs. Returns the bytes sent."""
         running = _Running(request=request, link=JobLink(time.monotonic()))
-        goal = goal_of_request(request)
+        goal = goal_from_request(request)
         with self._lock:
             self._running = running
         future = self._client.send_goal_async(
@@ -167,6 +167,6 @@ class ReconstructionClient:
 
 def _outcome(result: Reconstruct.Result) -> JobOutcome:
     try:
-        return outcome_of_result(result)
+        return outcome_from_result(result)
     except InvalidInputError as error:
         return JobOutcome.failure(ErrorCode.RECONSTRUCTION_FAILED, f"the server's result cannot be used: {error}")

@@ -8,7 +8,7 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from reconx_ros.ros.graph.calls import NoAnswerError, answer_of
+from reconx_ros.ros.graph.calls import NoAnswerError, call_service
 from reconx_ros.srv import LoadMap
 
 _TIMEOUT_S = 30.0
@@ -47,7 +47,7 @@ class SceneClient:
         if not self._client.wait_for_service(timeout_sec=_DISCOVERY_S):
             return f"its scene {scene} is not drawn: the reconstruction server is not there"
         try:
-            response = answer_of(self._client, LoadMap.Request(header=header, path=str(scene)), _TIMEOUT_S)
+            response = call_service(self._client, LoadMap.Request(header=header, path=str(scene)), _TIMEOUT_S)
         except NoAnswerError:
             return f"its scene {scene} is not drawn yet: the reconstruction server did not answer in {_TIMEOUT_S:g} s"
         if response is None or not response.success:

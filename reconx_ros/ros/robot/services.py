@@ -15,7 +15,7 @@ from std_srvs.srv import SetBool, Trigger
 from reconx_ros.core import InvalidInputError, StorageError
 from reconx_ros.jobs import map_files
 from reconx_ros.jobs.folders import output_folder
-from reconx_ros.ros.conversions import header_msg, pinhole_of_info, se3_of_pose
+from reconx_ros.ros.conversions import header_msg, pinhole_from_info, se3_from_pose
 from reconx_ros.ros.graph.lifecycle import answered
 from reconx_ros.ros.robot.map_session import BusyError, MapSession, NoMapError
 from reconx_ros.ros.robot.mapping_thread import MappingThread
@@ -179,8 +179,8 @@ class NodeServices:
                 raise InvalidInputError(f"poses are in frame '{wanted}', expected the map frame '{frame}'")
             if len(request.poses.poses) > _MAX_CANDIDATES:
                 raise InvalidInputError(f"got {len(request.poses.poses)} poses, expected at most {_MAX_CANDIDATES}")
-            camera = pinhole_of_info(request.camera_info)
-            poses = [se3_of_pose(pose) for pose in request.poses.poses]
+            camera = pinhole_from_info(request.camera_info)
+            poses = [se3_from_pose(pose) for pose in request.poses.poses]
             scores = self._on_thread(lambda: self._session.score(camera, poses))
         except InvalidInputError as error:
             response.success, response.message = False, str(error)

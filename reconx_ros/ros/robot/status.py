@@ -55,7 +55,7 @@ class Situation:
     next_try_s: float | None = None
 
 
-def state_of(situation: Situation) -> tuple[int, str]:
+def state_from_situation(situation: Situation) -> tuple[int, str]:
     """The state constant and its words, with the reason where there is one."""
     facts = situation.facts
     if not situation.active:
@@ -80,7 +80,7 @@ def status_msg(situation: Situation, counters: InputCounters, header: Header) ->
     """The whole status."""
     facts = situation.facts
     msg = Status(header=header)
-    msg.state, msg.state_text = state_of(situation)
+    msg.state, msg.state_text = state_from_situation(situation)
     drops = counters.drops.snapshot()
     msg.frames_in = int(counters.frames_in)
     msg.drop_reasons, msg.drop_counts = [str(r) for r in drops], [int(n) for n in drops.values()]
@@ -125,7 +125,7 @@ def mapping_status(situation: Situation, counters: InputCounters) -> DiagnosticS
         "image callback p99 [ms]": f"{p99_ms:.3f}",
     }
     trouble = [s for r, s in situation.problems.items() if r not in POSE_REASONS]
-    words = "; ".join(trouble) or state_of(situation)[1]
+    words = "; ".join(trouble) or state_from_situation(situation)[1]
     return diagnostics.status("mapping", diagnostics.WARN if trouble else diagnostics.OK, words, values)
 
 

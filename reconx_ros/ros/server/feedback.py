@@ -12,7 +12,7 @@ from rclpy.action.server import ServerGoalHandle
 from sensor_msgs.msg import CompressedImage
 
 from reconx_ros.action import Reconstruct
-from reconx_ros.ros.conversions import byte_array, header_msg, stamp_ns_of
+from reconx_ros.ros.conversions import byte_array, header_msg, ns_from_stamp
 
 _HEARTBEAT_S = 1.0
 _WAITING = "another job is running, this one is next"
@@ -44,7 +44,7 @@ class GoalFeedback:
         self._sent_s = time.monotonic()
         header = self._handle.request.header
         stage, fraction, message = self._last
-        feedback = Reconstruct.Feedback(header=header_msg(stamp_ns_of(header.stamp), header.frame_id))
+        feedback = Reconstruct.Feedback(header=header_msg(ns_from_stamp(header.stamp), header.frame_id))
         feedback.stage, feedback.fraction, feedback.message = stage, float(fraction), message
         if jpeg:
             feedback.preview = CompressedImage(header=feedback.header, format="jpeg", data=byte_array(jpeg))
@@ -52,7 +52,7 @@ class GoalFeedback:
             self._handle.publish_feedback(feedback)
 
 
-def report_of(report_json: str) -> dict[str, Any]:
+def report_from_json(report_json: str) -> dict[str, Any]:
     """The report in a result; empty where there is none."""
     try:
         report = json.loads(report_json)

@@ -26,11 +26,11 @@ from reconx_ros.jobs.data import ErrorCode, JobOutcome, JobRequest
 from reconx_ros.jobs.folders import KeptResults, job_folder
 from reconx_ros.jobs.job_queue import JobQueue, Ticket, Turn
 from reconx_ros.jobs.worker_process import WorkerDiedError, WorkerProcess
-from reconx_ros.ros.conversions import stamp_ns_of
-from reconx_ros.ros.conversions.action_messages import request_of_goal, result_of_outcome, transport_of
+from reconx_ros.ros.conversions import ns_from_stamp
+from reconx_ros.ros.conversions.action_messages import request_from_goal, result_from_outcome, transport_bytes
 from reconx_ros.ros.graph import diagnostics
 from reconx_ros.ros.graph.lifecycle import ManagedNode, reported, spin
-from reconx_ros.ros.server.feedback import GoalFeedback, report_of, resident_mib, stage_values
+from reconx_ros.ros.server.feedback import GoalFeedback, report_from_json, resident_mib, stage_values
 from reconx_ros.ros.server.render_service import RenderService
 
 THREADS = 12
@@ -177,7 +177,7 @@ class ReconstructionServer(ManagedNode):
             return JobOutcome.failure(ErrorCode.SUPERSEDED, "a newer job took its place before it started")
         if turn is Turn.CANCELLED:
             return JobOutcome.failure(ErrorCode.CANCELLED, "cancelled before it started")
-        request = request_of_goal(handle.request)
+        request = request_from_goal(handle.request)
         self.get_logger().info(f"job '{request.job_id}' starts with {len(request.keyframes)} keyframes")
         outcome = self._worked(request, feedback, lambda: self._unwanted(handle, ticket))
         if ticket.superseded and outcome.error_code == ErrorCode.CANCELLED:
@@ -217,7 +217,7 @@ class ReconstructionServer(ManagedNode):
         if outcome.scene_path:
             self._kept.add(Path(outcome.scene_path), self.parameters.config.ros.keep_results)
         packed = bool(handle.request.compress_cloud)
-        result = result_of_outcome(outcome, stamp_ns_of(header.stamp), header.frame_id, compress_cloud=packed)
+        result = result_from_outcome(outcome, ns_from_stamp(header.stamp), header.frame_id, compress_cloud=packed)
         self._report_transport(handle.request, result, len(outcome.cloud))
         if self._render is not None and outcome.error_code in (ErrorCode.NONE, ErrorCode.NO_DISK):
             self._render.scene_header = header
@@ -230,14 +230,14 @@ class ReconstructionServer(ManagedNode):
         return result
 
     def _report_transport(self, goal: Reconstruct.Goal, result: Reconstruct.Result, points: int) -> None:
-        self._transport = transport_of(goal, result, points)
-        report = report_of(result.report_json)
+        self._transport = transport_bytes(goal, result, points)
+        report = report_from_json(result.report_json)
         if report:
             result.report_json = json.dumps({**report, "transport": self._transport})
 
     def _note(self, name: str, outcome: JobOutcome) -> None:
         if outcome.succeeded:
-            self._report = report_of(outcome.report_json)
+            self._report = report_from_json(outcome.report_json)
             self._last_failure = ""
             self._last_job = f"job '{name}' made {len(outcome.cloud)} points, {len(outcome.novel_views)} novel views"
             self.get_logger().info(self._last_job)

@@ -17,7 +17,7 @@ from reconx_ros.jobs.folders import output_folder
 from reconx_ros.jobs.map_files import SCENE_FILE, resolved
 from reconx_ros.jobs.worker import NO_SCENE
 from reconx_ros.jobs.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError
-from reconx_ros.ros.conversions import image_msg, pinhole_of_info, se3_of_pose
+from reconx_ros.ros.conversions import image_msg, pinhole_from_info, se3_from_pose
 from reconx_ros.ros.graph.lifecycle import answered
 from reconx_ros.ros.graph.parameters import NodeParameters
 from reconx_ros.srv import LoadMap, RenderView
@@ -158,9 +158,9 @@ class _RefusalError(Exception):
 
 def _checked_view(request: RenderView.Request) -> tuple[PinholeCamera, SE3]:
     try:
-        camera = pinhole_of_info(request.camera_info)
+        camera = pinhole_from_info(request.camera_info)
         if max(camera.size) > MAX_SIDE:
             raise InvalidInputError(f"view is {camera.width}x{camera.height}, expected at most {MAX_SIDE} a side")
-        return camera, se3_of_pose(request.pose)
+        return camera, se3_from_pose(request.pose)
     except InvalidInputError as error:
         raise _RefusalError(RenderView.Response.INVALID_VIEW, str(error)) from None

@@ -15,14 +15,14 @@ from reconx_ros.jobs.data import DrawnView
 from reconx_ros.msg import Status
 from reconx_ros.ros.conversions import (
     camera_info_msg,
-    depth_of_image,
+    depth_from_image,
     header_msg,
     image_view,
+    ns_from_stamp,
     pose_msg,
-    rgb_of_image,
-    stamp_ns_of,
+    rgb_from_image,
 )
-from reconx_ros.ros.tools.recorder import Recorder
+from reconx_ros.ros.tools.recorder import TopicRecorder
 from reconx_ros.ros.tools.session import RosSession
 from reconx_ros.srv import RenderView
 
@@ -31,7 +31,7 @@ _VIEW_TIMEOUT_S = 120.0
 _BUSY_RETRIES = 20
 
 
-class TimingRecorder(Recorder):
+class TimingTopicRecorder(TopicRecorder):
     """A recorder that also notes when each cloud was heard first.
 
     Attributes:
@@ -46,7 +46,7 @@ class TimingRecorder(Recorder):
         self.coverage_s: list[tuple[float, float]] = []
 
     def _on_cloud(self, message: PointCloud2) -> None:
-        self.cloud_heard_s.setdefault(stamp_ns_of(message.header.stamp), time.monotonic())
+        self.cloud_heard_s.setdefault(ns_from_stamp(message.header.stamp), time.monotonic())
         super()._on_cloud(message)
 
     def _on_status(self, message: Status) -> None:
@@ -100,8 +100,8 @@ class ViewClient(Node):
             response = self._answer(request)
             if response.success:
                 return DrawnView(
-                    rgb_u8=rgb_of_image(response.image),
-                    depth=depth_of_image(response.depth),
+                    rgb_u8=rgb_from_image(response.image),
+                    depth=depth_from_image(response.depth),
                     provenance=image_view(response.provenance).copy(),
                     seconds=float(response.seconds),
                 )

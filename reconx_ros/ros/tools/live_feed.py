@@ -30,18 +30,18 @@ from reconx_ros.io.images import decode_image
 from reconx_ros.msg import Keyframe, Status
 from reconx_ros.ros.conversions import (
     camera_info_msg,
-    cloud_of,
-    depth_of_image,
+    cloud_from_msg,
+    depth_from_image,
     header_msg,
     image_view,
-    pinhole_of_info,
+    ns_from_stamp,
+    pinhole_from_info,
     pose_msg,
-    rgb_of_image,
-    se3_of_pose,
-    stamp_ns_of,
+    rgb_from_image,
+    se3_from_pose,
 )
-from reconx_ros.ros.conversions.markers import camera_of_marker
-from reconx_ros.ros.graph.calls import NoAnswerError, answer_of
+from reconx_ros.ros.conversions.markers import camera_from_marker
+from reconx_ros.ros.graph.calls import NoAnswerError, call_service
 from reconx_ros.ros.graph.environment import prepare
 from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
 from reconx_ros.srv import RenderView
@@ -165,21 +165,21 @@ class LiveFeed:
         request = RenderView.Request(pose=pose_msg(world_from_cam))
         request.camera_info = camera_info_msg(camera, header_msg(0, ""))
         try:
-            response = answer_of(self._render_client, request, _RENDER_TIMEOUT_S)
+            response = call_service(self._render_client, request, _RENDER_TIMEOUT_S)
         except NoAnswerError:
             raise BackendUnavailableError(f"{name} did not answer within {_RENDER_TIMEOUT_S:g} s") from None
         if not response.success:
             raise ReconstructionError(f"the server drew nothing: {response.message}")
         return RenderedPicture(
-            rgb_u8=rgb_of_image(response.image),
-            depth=depth_of_image(response.depth),
+            rgb_u8=rgb_from_image(response.image),
+            depth=depth_from_image(response.depth),
             provenance=image_view(response.provenance).copy(),
         )
 
     # What the node says; each returns whether there is something new to show -------------------------------------
 
     def _on_cloud(self, message: PointCloud2) -> bool:
-        self._cloud = cloud_of(message)
+        self._cloud = cloud_from_msg(message)
         return True
 
     def _on_status(self, message: Status) -> bool:
@@ -189,7 +189,7 @@ class LiveFeed:
 
     def _on_markers(self, message: MarkerArray) -> bool:
         added = [m for m in message.markers if m.action == Marker.ADD]
-        self._drawn = {int(m.id): (se3_of_pose(m.pose), camera_of_marker(m)) for m in added}
+        self._drawn = {int(m.id): (se3_from_pose(m.pose), camera_from_marker(m)) for m in added}
         self._heard = {i: c for i, c in self._heard.items() if i in self._drawn}
         self._join_keyframes()
         return True
@@ -200,10 +200,10 @@ class LiveFeed:
         picture = decode_image(bytes(message.image.data), f"keyframe {message.id}")
         self._heard[int(message.id)] = ViewerCamera(
             name=f"{int(message.id):04d}",
-            world_from_cam=se3_of_pose(message.pose),
-            camera=pinhole_of_info(message.camera_info),
+            world_from_cam=se3_from_pose(message.pose),
+            camera=pinhole_from_info(message.camera_info),
             picture=shrunk(picture, _PICTURE_PX),
-            stamp_ns=stamp_ns_of(message.header.stamp),
+            stamp_ns=ns_from_stamp(message.header.stamp),
         )
         self._join_keyframes()
         return True
@@ -223,7 +223,7 @@ class LiveFeed:
         return ViewerCamera(name=f"{index:04d}", world_from_cam=pose, camera=camera)
 
     def _on_path(self, message: Path) -> bool:
-        self._path = [(stamp_ns_of(p.header.stamp), se3_of_pose(p.pose)) for p in message.poses]
+        self._path = [(ns_from_stamp(p.header.stamp), se3_from_pose(p.pose)) for p in message.poses]
         first = self._path[0][0] if self._path else 0
         for kept in (self._pictures, self._cameras):
             for stamp_ns in [s for s in kept if s < first]:
@@ -231,13 +231,13 @@ class LiveFeed:
         return self._join_novel()
 
     def _on_image(self, message: Image) -> bool:
-        return self._keep(self._pictures, message, shrunk(rgb_of_image(message), _PICTURE_PX))
+        return self._keep(self._pictures, message, shrunk(rgb_from_image(message), _PICTURE_PX))
 
     def _on_camera(self, message: CameraInfo) -> bool:
-        return self._keep(self._cameras, message, pinhole_of_info(message))
+        return self._keep(self._cameras, message, pinhole_from_info(message))
 
     def _keep(self, kept: dict[int, Any], message: Any, value: Any) -> bool:
-        kept[stamp_ns_of(message.header.stamp)] = value
+        kept[ns_from_stamp(message.header.stamp)] = value
         while len(kept) > _MAX_VIEWS:
             del kept[min(kept)]
         return self._join_novel()

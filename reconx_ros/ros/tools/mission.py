@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconx_ros.core import ReconstructionError
 from reconx_ros.msg import Status
-from reconx_ros.ros.tools.recorder import Recorder, job_reports
+from reconx_ros.ros.tools.recorder import TopicRecorder, job_reports
 from reconx_ros.ros.tools.session import RosSession
 
 _QUIET_STATUSES = 4  # statuses without a running job after which the nodes count as idle
@@ -18,7 +18,7 @@ _SERVER_READY = "/reconstruction_server/render_view"  # served from activation o
 _VIEWS_TIMEOUT_S = 60.0
 
 
-def wait_for_server(session: RosSession, recorder: Recorder) -> None:
+def wait_for_server(session: RosSession, recorder: TopicRecorder) -> None:
     """Wait until the reconstruction server is active, so that nothing is asked of it in vain.
 
     Raises:
@@ -31,7 +31,7 @@ def wait_for_server(session: RosSession, recorder: Recorder) -> None:
     session.wait(there, "the reconstruction server to become active", timeout_s=_START_TIMEOUT_S)
 
 
-def wait_idle(session: RosSession, recorder: Recorder, on_wait: Callable[[], None]) -> None:
+def wait_idle(session: RosSession, recorder: TopicRecorder, on_wait: Callable[[], None]) -> None:
     """Wait until no reconstruction runs and none has begun for a few statuses.
 
     Raises:
@@ -51,7 +51,7 @@ def wait_idle(session: RosSession, recorder: Recorder, on_wait: Callable[[], Non
     session.wait(idle, "the reconstruction to end", timeout_s=_JOB_TIMEOUT_S, on_wait=on_wait)
 
 
-def finish_map(session: RosSession, recorder: Recorder, server_folder: Path, on_wait: Callable[[], None]) -> int:
+def finish_map(session: RosSession, recorder: TopicRecorder, server_folder: Path, on_wait: Callable[[], None]) -> int:
     """Trigger until every keyframe was part of a reconstruction; returns how often that was needed.
 
     Args:
@@ -76,7 +76,7 @@ def finish_map(session: RosSession, recorder: Recorder, server_folder: Path, on_
     return triggers
 
 
-def _wait_for_views(session: RosSession, recorder: Recorder, server_folder: Path) -> None:
+def _wait_for_views(session: RosSession, recorder: TopicRecorder, server_folder: Path) -> None:
     """Wait until all novel views of the newest result have been heard: they are published one after the other."""
     reports = job_reports(server_folder)
     if not reports:
@@ -95,7 +95,7 @@ def _used(server_folder: Path) -> set[int]:
     return {i for report in job_reports(server_folder) for i in report["keyframe_ids"]}
 
 
-def _trigger(session: RosSession, recorder: Recorder) -> None:
+def _trigger(session: RosSession, recorder: TopicRecorder) -> None:
     recorder.trigger()
     session.wait(lambda: recorder.trigger_reply is not None, "the reply of ~/trigger", timeout_s=_REPLY_TIMEOUT_S)
     reply = recorder.trigger_reply

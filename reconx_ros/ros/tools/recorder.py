@@ -19,10 +19,10 @@ from std_srvs.srv import Trigger
 
 from reconx_ros.core import SE3, PinholeCamera, PointCloud
 from reconx_ros.msg import Coverage, Keyframe, Status
-from reconx_ros.ros.conversions.cameras import pinhole_of_info
-from reconx_ros.ros.conversions.clouds import cloud_of
-from reconx_ros.ros.conversions.images import depth_of_image, image_view, rgb_of_image
-from reconx_ros.ros.conversions.poses import se3_of_pose, stamp_ns_of
+from reconx_ros.ros.conversions.cameras import pinhole_from_info
+from reconx_ros.ros.conversions.clouds import cloud_from_msg
+from reconx_ros.ros.conversions.images import depth_from_image, image_view, rgb_from_image
+from reconx_ros.ros.conversions.poses import ns_from_stamp, se3_from_pose
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -56,7 +56,7 @@ class HeardKeyframe:
 
 
 @dataclass
-class Recording:
+class HeardTopics:
     """What was heard.
 
     Attributes:
@@ -83,12 +83,12 @@ class Recording:
     source_done: bool = False
 
 
-class Recorder(Node):
-    """A node that fills a Recording."""
+class TopicRecorder(Node):
+    """A node that fills a HeardTopics."""
 
     def __init__(self, context: Context, *, target: str = "reconx_node", source_done: str = "") -> None:
         super().__init__("reconx_recorder", context=context)
-        self.recording = Recording()
+        self.recording = HeardTopics()
         self.create_subscription(PointCloud2, f"{target}/points", self._on_cloud, LATCHED)
         self.create_subscription(Keyframe, f"{target}/keyframe", self._on_keyframe, MANY)
         self.create_subscription(Coverage, f"{target}/coverage", self._on_coverage, MANY)
@@ -115,19 +115,19 @@ class Recorder(Node):
         return self._reply.result() if self._reply is not None and self._reply.done() else None
 
     def _on_cloud(self, message: PointCloud2) -> None:
-        self.recording.cloud = cloud_of(message)
+        self.recording.cloud = cloud_from_msg(message)
         self.recording.clouds += 1
 
     def _on_keyframe(self, message: Keyframe) -> None:
         self.recording.keyframes[int(message.id)] = HeardKeyframe(
-            stamp_ns=stamp_ns_of(message.header.stamp),
-            pose=se3_of_pose(message.pose) if message.has_pose else None,
-            camera=pinhole_of_info(message.camera_info),
+            stamp_ns=ns_from_stamp(message.header.stamp),
+            pose=se3_from_pose(message.pose) if message.has_pose else None,
+            camera=pinhole_from_info(message.camera_info),
             jpeg=bytes(message.image.data),
         )
 
     def _on_coverage(self, message: Coverage) -> None:
-        self.recording.coverage.append((stamp_ns_of(message.header.stamp), float(message.coverage)))
+        self.recording.coverage.append((ns_from_stamp(message.header.stamp), float(message.coverage)))
 
     def _on_status(self, message: Status) -> None:
         recording = self.recording
@@ -145,22 +145,22 @@ class Recorder(Node):
                 self.recording.warnings.setdefault(_NUMBER.sub("#", text), text)
 
     def _view(self, header: Any) -> NovelView:
-        return self.recording.novel_views.setdefault(stamp_ns_of(header.stamp), NovelView())
+        return self.recording.novel_views.setdefault(ns_from_stamp(header.stamp), NovelView())
 
     def _on_image(self, message: Image) -> None:
-        self._view(message.header).rgb_u8 = rgb_of_image(message)
+        self._view(message.header).rgb_u8 = rgb_from_image(message)
 
     def _on_depth(self, message: Image) -> None:
-        self._view(message.header).depth_m = depth_of_image(message)
+        self._view(message.header).depth_m = depth_from_image(message)
 
     def _on_provenance(self, message: Image) -> None:
         self._view(message.header).provenance = image_view(message).copy()
 
     def _on_camera(self, message: CameraInfo) -> None:
-        self._view(message.header).camera = pinhole_of_info(message)
+        self._view(message.header).camera = pinhole_from_info(message)
 
     def _on_pose(self, message: PoseStamped) -> None:
-        self._view(message.header).world_from_cam = se3_of_pose(message.pose)
+        self._view(message.header).world_from_cam = se3_from_pose(message.pose)
 
     def _on_done(self, message: Empty) -> None:
         del message

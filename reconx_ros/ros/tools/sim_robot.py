@@ -31,11 +31,11 @@ from reconx_ros.core.settings import updated, walk
 from reconx_ros.ros.conversions.cameras import camera_info_msg
 from reconx_ros.ros.conversions.images import image_msg
 from reconx_ros.ros.conversions.poses import header_msg, time_msg, transform_msg
-from reconx_ros.ros.graph.parameters import descriptor_of
+from reconx_ros.ros.graph.parameters import descriptor_from_setting
 from reconx_ros.ros.graph.qos import latched_qos, publisher_options, reliable_qos, sensor_qos
 from reconx_ros.sim.bag import BASE, CAMERA, MAP, OPTICAL
 from reconx_ros.sim.path import NS_PER_S, TimedPose
-from reconx_ros.sim.recording import RecordedView, Recorder
+from reconx_ros.sim.recording import DriveRecorder, RecordedView
 from reconx_ros.sim.robot import SimRobotConfig, TruthWriter
 
 _POLL_S = 0.05
@@ -107,7 +107,7 @@ class SimRobot(Node):
         for name, default, meta in walk(SimRobotConfig()):
             value = list(default) if isinstance(default, tuple) else default
             try:
-                values[name] = self.declare_parameter(name, value, descriptor_of(default, meta)).value
+                values[name] = self.declare_parameter(name, value, descriptor_from_setting(default, meta)).value
             except InvalidParameterTypeException as error:
                 raise ConfigError(f"parameter {name} has the wrong type: {error}") from error
         return updated(SimRobotConfig(), values)
@@ -118,7 +118,7 @@ class SimRobot(Node):
     def _warn_incompatible(self, topic: str, policy: str) -> None:
         self.get_logger().warning(f"a subscriber of {topic} cannot receive it: its QoS policy {policy} does not match")
 
-    def _render(self, recorder: Recorder, stamps: list[int], rendered: queue.Queue[_Rendered]) -> None:
+    def _render(self, recorder: DriveRecorder, stamps: list[int], rendered: queue.Queue[_Rendered]) -> None:
         """Fill the queue, ahead of the drive; runs in a thread of its own."""
         try:
             for number, stamp in enumerate(stamps):
@@ -173,7 +173,7 @@ class SimRobot(Node):
                     "expected a subscriber (parameters wait_for and wait_timeout_s)"
                 )
 
-    def _follow(self, recorder: Recorder, rendered: queue.Queue[_Rendered], truth: TruthWriter | None) -> None:
+    def _follow(self, recorder: DriveRecorder, rendered: queue.Queue[_Rendered], truth: TruthWriter | None) -> None:
         """Publish transforms and images in order of simulated time, at the real-time factor or slower."""
         self.get_logger().info(f"driving for {self.config.duration_s:g} s of simulated time")
         pace = _Pace(self.config.real_time_factor, self._stop)
@@ -207,7 +207,7 @@ class SimRobot(Node):
             millimetres = np.clip(np.rint(view.depth_m * 1000), 0, 65535).astype(np.uint16)
             self._depth.publish(image_msg(millimetres, "16UC1", header))
 
-    def _publish_static(self, recorder: Recorder, stamp_ns: int) -> None:
+    def _publish_static(self, recorder: DriveRecorder, stamp_ns: int) -> None:
         mount = recorder.mount
         transforms = [
             transform_msg(stamp_ns, BASE, CAMERA, mount.base_from_camera),

@@ -10,7 +10,7 @@ import torch
 
 from reconx_ros.core import InvalidInputError, ReconstructionError, check_finite, check_shape
 from reconx_ros.native import library
-from reconx_ros.native.contexts import Context, ContextPool
+from reconx_ros.native.contexts import BorrowedContext, ContextPool
 from reconx_ros.splatting.base import Rendering
 
 _MAX_SIDE_PX = 1 << 20
@@ -124,11 +124,11 @@ class _Call:
         self._sizes = (means.shape[0], sh.shape[1], poses.shape[0], width, height, int(antialiased), threads, near)
         self._shape = (poses.shape[0], height, width)
 
-    def _scene(self, tensors: Sequence[torch.Tensor | None]) -> library.Scene:
-        return library.Scene(*self._sizes, *map(_pointer, tensors))
+    def _scene(self, tensors: Sequence[torch.Tensor | None]) -> library.NativeScene:
+        return library.NativeScene(*self._sizes, *map(_pointer, tensors))
 
     def forward(
-        self, kernels: ctypes.CDLL, context: Context, tensors: Sequence[torch.Tensor | None], *, keep: bool
+        self, kernels: ctypes.CDLL, context: BorrowedContext, tensors: Sequence[torch.Tensor | None], *, keep: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Colours [C, H, W, 3], alpha and depth [C, H, W]."""
         rgb, alpha, depth = torch.empty(*self._shape, 3), torch.empty(self._shape), torch.empty(self._shape)
@@ -139,7 +139,7 @@ class _Call:
     def backward(
         self,
         kernels: ctypes.CDLL,
-        context: Context,
+        context: BorrowedContext,
         tensors: Sequence[torch.Tensor | None],
         slopes: Sequence[torch.Tensor | None],
         needed: Sequence[bool],

@@ -27,7 +27,7 @@ from reconx_ros.viz.viewer.geometry import (
 from reconx_ros.viz.viewer.measure import Measurement, picked_point
 from reconx_ros.viz.viewer.model import DEFAULT_BUDGET, pickable
 from reconx_ros.viz.viewer.panel import KEYFRAMES, Panel
-from reconx_ros.viz.viewer.rendering import picture_of
+from reconx_ros.viz.viewer.rendering import picture_from_render
 from reconx_ros.viz.viewer.server import close_server, open_server
 from reconx_ros.viz.viewer.stage import Stage
 from reconx_ros.viz.viewer.worker import NewestOnly
@@ -257,7 +257,7 @@ class Viewer:
         """
         if self._render is None:
             raise InvalidInputError("there are no Gaussians to render: the result has no scene.ply")
-        return picture_of(self._render(camera, world_from_cam), self.panel.kind.value)
+        return picture_from_render(self._render(camera, world_from_cam), self.panel.kind.value)
 
 
 def view_result(folder: Path, **options: Any) -> Viewer:

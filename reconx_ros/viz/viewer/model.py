@@ -25,7 +25,7 @@ _HALF_FLOAT_STD = 0.1  # covariances travel as half floats, which resolve best a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Selection:
     """What the user wants to see.
 
     Attributes:
@@ -92,7 +92,7 @@ class ShownSplats:
         return len(self.centres)
 
 
-def shown_points(cloud: PointCloud, choice: Choice, budget: int) -> ShownPoints:
+def shown_points(cloud: PointCloud, choice: Selection, budget: int) -> ShownPoints:
     """The points that pass the filters, evenly thinned to the budget.
 
     Which points a budget keeps does not depend on the filters, so that moving a slider never makes points flicker.
@@ -107,7 +107,7 @@ def shown_points(cloud: PointCloud, choice: Choice, budget: int) -> ShownPoints:
     )
 
 
-def shown_splats(scene: GaussianScene, choice: Choice, budget: int) -> ShownSplats:
+def shown_splats(scene: GaussianScene, choice: Selection, budget: int) -> ShownSplats:
     """The Gaussians that pass the filters; beyond the budget, those that cover the most are kept."""
     confidence, provenance = scene.confidence.cpu().numpy(), scene.provenance.cpu().numpy()
     passing = np.flatnonzero(_passes(confidence, provenance, choice))
@@ -129,7 +129,7 @@ def shown_splats(scene: GaussianScene, choice: Choice, budget: int) -> ShownSpla
     )
 
 
-def pickable(cloud: PointCloud, scene: GaussianScene | None, choice: Choice) -> np.ndarray:
+def pickable(cloud: PointCloud, scene: GaussianScene | None, choice: Selection) -> np.ndarray:
     """World positions [P, 3] that a click may mean: points that pass, or solid Gaussians where no points are shown."""
     if len(cloud) and (choice.layer != SPLATS or scene is None):
         return cloud.points[_passing_points(cloud, choice)]
@@ -175,12 +175,12 @@ def counts_line(what: str, shown: int, passed: int, total: int) -> str:
     return f"{line} ({', '.join(reasons)})" if reasons else f"all {total:,} {what}"
 
 
-def _passing_points(cloud: PointCloud, choice: Choice) -> np.ndarray:
+def _passing_points(cloud: PointCloud, choice: Selection) -> np.ndarray:
     """[P] bool; points that are not finite never pass."""
     return _passes(cloud.confidence, cloud.provenance, choice) & np.isfinite(cloud.points).all(axis=1)
 
 
-def _passes(confidence: np.ndarray, provenance: np.ndarray, choice: Choice) -> np.ndarray:
+def _passes(confidence: np.ndarray, provenance: np.ndarray, choice: Selection) -> np.ndarray:
     """[P] bool."""
     passes = confidence >= choice.min_confidence
     return passes & (provenance != int(Provenance.GENERATED)) if choice.hide_generated else passes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reconx_ros.viz.viewer.model import BOTH, COLOURS, LAYERS, POINTS, RGB, Choice, legend_html
+from reconx_ros.viz.viewer.model import BOTH, COLOURS, LAYERS, POINTS, RGB, Selection, legend_html
 from reconx_ros.viz.viewer.rendering import KINDS, PICTURE
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class Panel:
         self._rendered = gui.add_image(_BLANK, visible=False)
         self._render_text = gui.add_markdown("")
 
-    def choice(self) -> Choice:
+    def choice(self) -> Selection:
         """What the controls say now."""
-        return Choice(
+        return Selection(
             layer=self.layer.value,
             colour=self.colour.value,
             hide_generated=bool(self.hide_generated.value),

@@ -38,7 +38,7 @@ def scene_renderer(data: ViewerData) -> Render | None:
     return render
 
 
-def picture_of(rendered: RenderedPicture, kind: str) -> np.ndarray:
+def picture_from_render(rendered: RenderedPicture, kind: str) -> np.ndarray:
     """One layer of a rendering as [H, W, 3] uint8.
 
     Raises:

@@ -29,7 +29,7 @@ from reconx_ros.viz.canvas import INPUT_CAMERA, PATH
 from reconx_ros.viz.map_view import up_direction
 from reconx_ros.viz.viewer.data import ViewerCamera, ViewerData
 from reconx_ros.viz.viewer.geometry import scene_sizes
-from reconx_ros.viz.viewer.model import Choice, shown_splats
+from reconx_ros.viz.viewer.model import Selection, shown_splats
 
 _NAMES = {Provenance.OBSERVED: "observed", Provenance.GENERATED: "generated"}
 
@@ -109,7 +109,7 @@ class _Writer:
         """With the colour from all directions; older versions of Rerun do not know Gaussians."""
         if not hasattr(self._rr, "GaussianSplats3D"):
             return
-        shown = shown_splats(scene, Choice(), len(scene))
+        shown = shown_splats(scene, Selection(), len(scene))
         alpha = np.rint(255 * shown.opacities[:, None]).astype(np.uint8)
         splats = self._rr.GaussianSplats3D(
             scene.means.cpu().numpy(),

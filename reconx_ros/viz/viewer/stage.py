@@ -12,7 +12,7 @@ from reconx_ros.viz.canvas import INPUT_CAMERA, PATH, shrunk
 from reconx_ros.viz.viewer.data import ViewerCamera, ViewerData
 from reconx_ros.viz.viewer.geometry import Sizes, Viewpoint, vertical_fov
 from reconx_ros.viz.viewer.measure import Measurement
-from reconx_ros.viz.viewer.model import BOTH, POINTS, SPLATS, Choice, counts_line, shown_points, shown_splats
+from reconx_ros.viz.viewer.model import BOTH, POINTS, SPLATS, Selection, counts_line, shown_points, shown_splats
 
 if TYPE_CHECKING:
     import viser
@@ -48,7 +48,7 @@ class Stage:
         start.near, start.far = _NEAR * sizes.extent, _FAR * sizes.extent
         start.position, start.look_at, start.up = view.position, view.look_at, view.up
 
-    def draw(self, data: ViewerData, choice: Choice, sizes: Sizes, budget: int) -> list[str]:
+    def draw(self, data: ViewerData, choice: Selection, sizes: Sizes, budget: int) -> list[str]:
         """Show what was chosen; only what changed is sent.
 
         Args:
@@ -67,7 +67,7 @@ class Stage:
             self._draw_path(data.novel, choice)
         return [*self._lines.values(), *self._unreadable.values()]
 
-    def _draw_points(self, data: ViewerData, choice: Choice, sizes: Sizes, budget: int) -> None:
+    def _draw_points(self, data: ViewerData, choice: Selection, sizes: Sizes, budget: int) -> None:
         wanted = len(data.cloud) > 0 and (choice.layer in (POINTS, BOTH) or data.scene is None)
         if self._points is not None:
             self._points.visible = wanted
@@ -85,7 +85,7 @@ class Stage:
         self._points.point_size = float(choice.point_size * sizes.pixel)
         self._lines[POINTS] = self._counts[POINTS]
 
-    def _draw_splats(self, data: ViewerData, choice: Choice, budget: int) -> None:
+    def _draw_splats(self, data: ViewerData, choice: Selection, budget: int) -> None:
         scene = data.scene
         wanted = scene is not None and (choice.layer in (SPLATS, BOTH) or len(data.cloud) == 0)
         if self._splats is not None:
@@ -103,7 +103,7 @@ class Stage:
             )
         self._lines[SPLATS] = self._counts[SPLATS]
 
-    def _draw_cameras(self, data: ViewerData, choice: Choice, sizes: Sizes) -> None:
+    def _draw_cameras(self, data: ViewerData, choice: Selection, sizes: Sizes) -> None:
         wanted = {f"/keyframes/{c.name}": c for c in data.keyframes}
         for name in [n for n in self._cameras if n not in wanted]:
             self._cameras.pop(name)[2].remove()
@@ -142,7 +142,7 @@ class Stage:
             return None
         return None if picture is None else shrunk(picture, _THUMBNAIL)
 
-    def _draw_path(self, novel: tuple[ViewerCamera, ...], choice: Choice) -> None:
+    def _draw_path(self, novel: tuple[ViewerCamera, ...], choice: Selection) -> None:
         if novel != self._path:
             if self._path_handle is not None:
                 self._path_handle.remove()

@@ -17,7 +17,7 @@ from reconx_ros.diffusion.model_folders import FOLDED
 from reconx_ros.diffusion.network import models
 from reconx_ros.diffusion.network.folded import FoldedPipeline
 from reconx_ros.diffusion.network.patches import PatchParts
-from reconx_ros.diffusion.training.config import NetworkSettings
+from reconx_ros.diffusion.training.config import VideoNetworkSettings
 from reconx_ros.diffusion.training.initial import wake_structure
 from reconx_ros.diffusion.training.model import Prepared, VideoModel
 
@@ -25,7 +25,7 @@ CARD_FILE = "training_card.json"
 _UNET, _STRUCTURE, _SCHEDULER = "unet", "structure_encoder", "scheduler"
 
 
-def fresh(settings: NetworkSettings, frames: int, seed: int) -> Prepared:
+def fresh(settings: VideoNetworkSettings, frames: int, seed: int) -> Prepared:
     """A small model with initial weights of a seed, for clips of T frames.
 
     Raises:
