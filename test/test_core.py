@@ -162,6 +162,43 @@ def test_a_cancelled_job_stops_at_its_next_step() -> None:
     assert seen == [("fit", 0.5, "halfway")]
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0.0, 1.0), (0.25, 0.5), (0.6, 1.0)])
+def test_parts_of_a_job_compose(start: float, stop: float) -> None:
+    """A part of a part fills the part's part, and says whose it is."""
+    seen: list[tuple[str, float, str]] = []
+    job = Job(stage="fit", on_progress=lambda *event: seen.append(event))
+    inner = job.part(start, stop, "clip 1, ").part(0.5, 1.0, "frame 2, ")
+    for fraction in (-1.0, 0.0, 0.5, 1.0, 7.0):
+        inner.step(fraction, "step")
+    middle = (start + stop) / 2
+    bounds = [middle, middle, (middle + stop) / 2, stop, stop]
+    assert [share for _, share, _ in seen] == pytest.approx(bounds)
+    assert {(stage, text) for stage, _, text in seen} == {("fit", "clip 1, frame 2, step")}
+
+
+def test_parts_that_follow_each_other_fill_the_bar_without_gaps() -> None:
+    seen: list[float] = []
+    job = Job(on_progress=lambda _, share, __: seen.append(share))
+    for k in range(7):
+        part = job.part(k / 7, (k + 1) / 7)
+        part.step(0.0)
+        part.step(1.0)
+    assert seen == sorted(seen) and (seen[0], seen[-1]) == (0.0, 1.0)
+    assert seen[1:-1:2] == pytest.approx(seen[2::2])
+
+
+def test_previews_and_cancellation_reach_through_all_parts() -> None:
+    shown: list[np.ndarray] = []
+    token = CancelToken()
+    job = Job(stage="fit", token=token, on_preview=lambda picture: shown.append(picture()))
+    part = job.part(0.0, 0.5, "a, ").for_stage("render").part(0.5, 1.0, "b, ")
+    part.show(lambda: np.zeros((2, 3, 3), np.uint8))
+    assert [picture.shape for picture in shown] == [(2, 3, 3)]
+    token.cancel()
+    with pytest.raises(CancelledError, match="render was cancelled at 38 %"):
+        part.step(0.5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Inner(Settings):
     size: int = setting(3, "A size.", unit="px", ge=1, le=9)

@@ -191,10 +191,12 @@ def fit_sparse(
     scene = gaussians_from_points(sparse, config.splatting.sh_degree)
     job = job or Job(stage="sparse 3DGS")
     for k in range(_ROUNDS):
-        found = fit(scene, chosen, settings, rasterizer=rasterizer, device=device, job=job, seed=config.seed + k)
+        part = job.part(k / (2 * _ROUNDS), (k + 1) / (2 * _ROUNDS), f"round {k + 1} of {_ROUNDS}, ")
+        found = fit(scene, chosen, settings, rasterizer=rasterizer, device=device, job=part, seed=config.seed + k)
         scene = _densified(found.scene, chosen, settings, rasterizer, device, config.seed + k)
     rest = updated(settings, {"steps": steps - _ROUNDS * settings.steps})
-    return fit(scene, chosen, rest, rasterizer=rasterizer, device=device, job=job, seed=config.seed + _ROUNDS)
+    last = job.part(0.5, 1.0)
+    return fit(scene, chosen, rest, rasterizer=rasterizer, device=device, job=last, seed=config.seed + _ROUNDS)
 
 
 def _densified(

@@ -110,7 +110,7 @@ def run_clips(
     clips: list[torch.Tensor] = []
     placed: list[PlacedFrame] = []
     for k, plan in enumerate(plans):
-        part = part_of(job, k / len(plans), (k + 1) / len(plans), f"clip {k + 1} of {len(plans)}, ")
+        part = job.part(k / len(plans), (k + 1) / len(plans), f"clip {k + 1} of {len(plans)}, ")
         part.step(0.0, "rendering the points")
         renders = render_path(surfaces, plan.trajectory)
         known = {j: _picture(ref, views, clips, plan) for j, ref in plan.known.items()}
@@ -185,15 +185,6 @@ def scene_points(views: AlignedViews, min_confidence: float, count: int, seed: i
         return points
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:count]
     return points[chosen]
-
-
-def part_of(job: Job, start: float, end: float, prefix: str = "") -> Job:
-    """A handle whose progress runs from start to end of the given one's."""
-
-    def forward(stage: str, fraction: float, message: str) -> None:
-        job.on_progress(stage, start + (end - start) * fraction, prefix + message)
-
-    return Job(stage=job.stage, on_progress=forward, token=job.token)
 
 
 @contextlib.contextmanager

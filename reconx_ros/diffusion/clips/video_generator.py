@@ -29,7 +29,6 @@ from reconx_ros.diffusion.clips.run import (
     DoesNotFitError,
     PlacedFrame,
     memory_errors,
-    part_of,
     run_clips,
 )
 from reconx_ros.diffusion.config import DiffusionConfig
@@ -97,9 +96,9 @@ class VideoGenerator(ABC):
         plans = plan_clips(views, config, camera, model.frame_count(config))
         model.check(plans, config)
         surfaces = surfaces_from_views(views, config.min_confidence, device)
-        placed, notes = run_clips(model, plans, views, surfaces, config, part_of(job, _LOADED, _MADE))
+        placed, notes = run_clips(model, plans, views, surfaces, config, job.part(_LOADED, _MADE))
         made, more = self._judged(
-            placed, views, surfaces, config, device, part_of(job, _MADE, 1.0), follows=model.follows_path(config)
+            placed, views, surfaces, config, device, job.part(_MADE, 1.0), follows=model.follows_path(config)
         )
         job.step(1.0, "done")
         keyframes = [keyframe_view(v) for v in views.views]

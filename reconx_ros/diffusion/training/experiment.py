@@ -75,7 +75,8 @@ class StructureExperiment:
         plan = [(arm, seed) for seed in self.seeds for arm in ARMS]
         rows: dict[str, dict[int, dict[str, float]]] = {name: {} for name in (*ARMS, RELIANCE)}
         for number, (arm, seed) in enumerate(plan):
-            found = self._one(arm, seed, device, _part(job, number, len(plan), f"{arm}, seed {seed}"))
+            part = job.part(number / len(plan), (number + 1) / len(plan), f"{arm}, seed {seed}: ")
+            found = self._one(arm, seed, device, part)
             for name, scores in found.items():
                 rows[name][seed] = scores
             self._write(rows)
@@ -178,15 +179,6 @@ def _columns(seeds: Mapping[int, Mapping[str, float]]) -> dict[str, list[float]]
 
 def _spread(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _part(job: Job, number: int, count: int, name: str) -> Job:
-    """The job as one of several runs sees it."""
-
-    def report(stage: str, fraction: float, message: str) -> None:
-        job.on_progress(stage, (number + fraction) / count, f"{name}: {message}")
-
-    return Job(stage=job.stage, on_progress=report, token=job.token)
 
 
 def _plain(value: Any) -> Any:

@@ -124,7 +124,7 @@ class DepthSensorBackend:
         """
         _require_usable(keyframes, config)
         fills = config.fill_depth and len(keyframes) > 1
-        views = _read(keyframes, config, device, _part(job, 0.0, _READ_SHARE) if fills else job)
+        views = _read(keyframes, config, device, job.part(0.0, _READ_SHARE) if fills else job)
         empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any())]
         warnings: tuple[str, ...] = (
             (f"the depth image of keyframe {', '.join(empty)} has no usable value",) if empty else ()
@@ -132,16 +132,7 @@ class DepthSensorBackend:
         found = AlignedViews(
             views=tuple(views), metric_scale=True, scale_source="depth", backend=self.name, warnings=warnings
         )
-        return _filled(found, keyframes, config, device, _part(job, _READ_SHARE, 1.0)) if fills else found
-
-
-def _part(job: Job, start: float, end: float) -> Job:
-    """A job whose progress fills a part of another's."""
-
-    def forward(stage: str, fraction: float, message: str) -> None:
-        job.on_progress(stage, start + (end - start) * fraction, message)
-
-    return Job(stage=job.stage, on_progress=forward, token=job.token)
+        return _filled(found, keyframes, config, device, job.part(_READ_SHARE, 1.0)) if fills else found
 
 
 def _filled(

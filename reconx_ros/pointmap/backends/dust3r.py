@@ -62,7 +62,7 @@ class Dust3rBackend:
             pairs,
             plan,
             precision=config.network_precision,
-            job=_part(job, _LOADED, _PREDICTED),
+            job=job.part(_LOADED, _PREDICTED),
         )
         del loaded  # its memory is the alignment's now
         alignment = align(
@@ -70,7 +70,7 @@ class Dust3rBackend:
             known=_known(keyframes, images, config),
             settings=AlignmentSettings(max_memory_gb=config.max_memory_gb),
             device=device,
-            job=_part(job, _PREDICTED, 1.0),
+            job=job.part(_PREDICTED, 1.0),
         )
         views = to_aligned_views(
             alignment,
@@ -172,12 +172,3 @@ def _with_unit_from_poses(views: AlignedViews, config: PointmapConfig) -> Aligne
     if views.scale_source == "poses" and not config.metric_poses:
         return replace(views, metric_scale=False, scale_source=None)
     return views
-
-
-def _part(job: Job, start: float, stop: float) -> Job:
-    """A job whose progress is a part of another's."""
-
-    def report(stage: str, fraction: float, message: str) -> None:
-        job.on_progress(stage, start + fraction * (stop - start), message)
-
-    return Job(stage=job.stage, on_progress=report, token=job.token)

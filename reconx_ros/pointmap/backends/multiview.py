@@ -102,7 +102,7 @@ def _require_range(config: PointmapConfig) -> None:
 def _plan(kernels: StereoKernels, views: list[MatchView], config: PointmapConfig, job: Job) -> _Plan:
     views, unit = normalised(views)
     limits = (config.min_depth / unit, config.max_depth / unit)
-    scene = look(kernels, views, job, (0.0, _LOOK_SHARE), limits=limits, unit=unit)
+    scene = look(kernels, views, job.part(0.0, _LOOK_SHARE), limits=limits, unit=unit)
     neighbours = select_sources(views, scene.points_world, max(config.sources, _WITNESSES))
     return _Plan(views=views, neighbours=neighbours, depth_range=scene.depth_range, unit=unit, kernels=kernels)
 

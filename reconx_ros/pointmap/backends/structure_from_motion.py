@@ -43,10 +43,10 @@ class StructureFromMotionBackend:
         """
         if len(keyframes) < 2:
             raise InvalidInputError(f"structure from motion got {len(keyframes)} keyframe(s), expected at least 2")
-        found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.seed, device=device)
+        found = recover_cameras(keyframes, job.part(0.0, _CAMERA_SHARE), seed=config.seed, device=device)
         posed = [_posed(k, found) for k in keyframes if k.id in found.world_from_cam]
         depth_config = replace(config, metric_poses=False, min_depth=0.0, max_depth=0.0, refine_poses=False)
-        views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=_remaining_job(job))
+        views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=job.part(_CAMERA_SHARE, 1.0))
         return replace(
             views,
             metric_scale=False,
@@ -60,15 +60,6 @@ def _posed(keyframe: Keyframe, found: RecoveredCameras) -> Keyframe:
     """The keyframe with the camera and the pose that were recovered."""
     frame = replace(keyframe.frame, camera=found.cameras[keyframe.id], world_from_cam=found.world_from_cam[keyframe.id])
     return replace(keyframe, frame=frame)
-
-
-def _remaining_job(job: Job) -> Job:
-    """The job, its remaining share of the bar stretched to a whole one."""
-
-    def forward(stage: str, fraction: float, message: str) -> None:
-        job.on_progress(stage, _CAMERA_SHARE + (1 - _CAMERA_SHARE) * fraction, message)
-
-    return Job(stage=job.stage, on_progress=forward, token=job.token)
 
 
 def _warnings(found: RecoveredCameras, keyframes: Sequence[Keyframe]) -> tuple[str, ...]:

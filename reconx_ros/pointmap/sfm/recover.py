@@ -53,7 +53,6 @@ class RecoveredCameras:
 def recover_cameras(
     keyframes: Sequence[Keyframe],
     job: Job,
-    span: tuple[float, float] = (0.0, 1.0),
     *,
     seed: int = 0,
     device: torch.device | None = None,
@@ -66,7 +65,6 @@ def recover_cameras(
     Args:
         keyframes: at least two.
         job: progress and cancellation.
-        span: part of the progress bar that this fills.
         seed: of the random sampling.
         device: where descriptors of the second look are compared; None is the CPU.
 
@@ -75,10 +73,7 @@ def recover_cameras(
         ReconstructionError: when no two images overlap, or no model stands the tests.
         CancelledError: when the job was cancelled.
     """
-
-    def step(fraction: float, message: str) -> None:
-        job.step(span[0] + (span[1] - span[0]) * fraction, message)
-
+    step = job.step
     order = sorted(range(len(keyframes)), key=lambda i: keyframes[i].id)
     frames = [keyframes[i] for i in order]
     features = []

@@ -112,12 +112,11 @@ def _pass(
     sources: list[list[int]],
     planes: Sequence[torch.Tensor | None],
     job: Job,
-    span: tuple[float, float],
 ) -> _Found:
     """Sweep all views and keep what one other view agrees on."""
     inverse, maps = [], []
     for i, view in enumerate(views):
-        job.step(span[0] + (span[1] - span[0]) * i / len(views), "finding the depth range")
+        job.step(i / len(views), "finding the depth range")
         grid = planes[i]
         nothing = torch.zeros_like(view.grey)
         w, clear = nothing, nothing > 0
@@ -163,7 +162,6 @@ def look(
     kernels: StereoKernels,
     views: Sequence[MatchView],
     job: Job,
-    span: tuple[float, float] = (0.0, 1.0),
     *,
     limits: tuple[float, float] = (0.0, 0.0),
     unit: float = 1.0,
@@ -176,7 +174,6 @@ def look(
         kernels: who matches.
         views: at least two, with cameras about one unit apart (``views.normalised``).
         job: progress and cancellation.
-        span: part of the progress bar that this fills.
         limits: nearest and farthest depth asked for; 0 leaves that end open.
         unit: length of one unit of the views in the user's world, for messages.
 
@@ -185,11 +182,10 @@ def look(
         ReconstructionError: when (nearly) nothing matches.
         CancelledError: when the job was cancelled.
     """
-    middle = 0.5 * (span[0] + span[1])
     small = [v.resized(COARSE_SIZE) for v in views]
     sources = nearby_sources(small, _COARSE_SOURCES)
     wide = [_wide_planes(v, [small[j] for j in s], limits) if s else None for v, s in zip(small, sources, strict=True)]
-    found = _pass(kernels, small, sources, wide, job, (span[0], middle))
+    found = _pass(kernels, small, sources, wide, job.part(0.0, 0.5))
     _check_parallax(small, found, sources, unit)
     ranges = _ranges(small, found.points_world, limits)
     better = select_sources(small, found.points_world, _COARSE_SOURCES)
@@ -199,5 +195,5 @@ def look(
         inverse_depth_planes(near, far, _TIGHT_PLANES, device=device) if sources[i] else None
         for i, (near, far) in enumerate(ranges)
     ]
-    points = _pass(kernels, small, sources, tight, job, (middle, span[1])).points_world
+    points = _pass(kernels, small, sources, tight, job.part(0.5, 1.0)).points_world
     return CoarseScene(points_world=tuple(points), depth_range=tuple(_ranges(small, points, limits)))
