@@ -35,7 +35,8 @@ MAY_IMPORT = {
 # stands here itself means the files that lie in none of its folders.
 ROOMS: dict[str, frozenset[str] | None] = {
     "pointmap.stereo": frozenset(),
-    "pointmap.sfm": frozenset({"pointmap.stereo"}),
+    "pointmap.matching": frozenset(),
+    "pointmap.sfm": frozenset({"pointmap.stereo", "pointmap.matching"}),
     "pointmap.alignment": frozenset(),
     "pointmap.network": frozenset(),
     "pointmap.training": frozenset({"pointmap.network"}),

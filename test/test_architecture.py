@@ -26,7 +26,7 @@ BAD = [
     (rules.layers_point_down, "viz.report", "from reconx_ros.evaluation import layout"),
     (rules.layers_point_down, "jobs.worker", "from reconx_ros.evaluation import layout"),
     (rules.layers_point_down, "unknown.part", "from reconx_ros.core import SE3"),
-    (rules.rooms_know_their_neighbours_only, "pointmap.stereo.sweep", "from reconx_ros.pointmap.sfm import features"),
+    (rules.rooms_know_their_neighbours_only, "pointmap.stereo.sweep", "from reconx_ros.pointmap.sfm import tracks"),
     (rules.rooms_know_their_neighbours_only, "pointmap.network.model", "from reconx_ros.pointmap import backends"),
     (rules.rooms_know_their_neighbours_only, "evaluation.suite", "from reconx_ros.evaluation.report.page import write"),
     (rules.rooms_know_their_neighbours_only, "ros.graph.tf", "def f():\n    from ..robot import mailbox"),

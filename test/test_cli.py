@@ -73,6 +73,7 @@ def test_doctor_says_what_runs_and_what_would_enable_the_rest(
     assert rows["reference"]["ready"]
     assert rows["gsplat"]["ready"] or "gsplat" in rows["gsplat"]["reason"]
     assert rows["reference"]["licence"] == "Apache-2.0"
+    assert [r["name"] for r in diagnosis["backends"]["matching"]] == ["sift", "sift_slanted"] and "sift_slanted" in out
 
 
 @pytest.mark.parametrize(

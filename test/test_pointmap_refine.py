@@ -16,6 +16,7 @@ from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.refine import _frame_points, _rigid_fit, refine_poses
 
 CONFIG = PointmapConfig()
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def errors(poses: list[SE3], truth: list[SE3]) -> tuple[float, float]:
 def test_noise_is_at_least_halved_and_the_frame_kept(scene: Scene) -> None:
     truth = [pose_of(k) for k in scene.keyframes]
     given = noisy(scene.keyframes)
-    result = refine_poses(given, CONFIG, Job())
+    result = refine_poses(given, CONFIG, Job(), device=CPU)
     before, after = errors([pose_of(k) for k in given], truth), errors(list(result.world_from_cams), truth)
     assert after[0] < 0.5 * before[0] and after[1] < 0.5 * before[1]
     assert result.after_px < 0.6 * result.before_px
@@ -65,34 +66,34 @@ def test_noise_is_at_least_halved_and_the_frame_kept(scene: Scene) -> None:
 
 def test_a_moved_and_scaled_world_gives_the_same_correction(scene: Scene) -> None:
     given = noisy(scene.keyframes)
-    here = refine_poses(given, CONFIG, Job()).world_from_cams
+    here = refine_poses(given, CONFIG, Job(), device=CPU).world_from_cams
     move, scale = SE3.exp(np.array([0.4, 1.0, -0.7]), np.array([100.0, -40.0, 3.0])), 50.0
 
     def there(pose: SE3) -> SE3:
         return move @ SE3(rotation=pose.rotation, translation=scale * pose.translation)
 
-    found = refine_poses([with_pose(k, there(pose_of(k))) for k in given], CONFIG, Job()).world_from_cams
+    found = refine_poses([with_pose(k, there(pose_of(k))) for k in given], CONFIG, Job(), device=CPU).world_from_cams
     for a, b in zip(here, found, strict=True):
         assert there(a).angle_to(b) < 2e-4
         assert there(a).distance_to(b) < 2e-3 * scale
 
 
 def test_good_poses_are_left_alone(scene: Scene) -> None:
-    result = refine_poses(scene.keyframes, CONFIG, Job())
+    result = refine_poses(scene.keyframes, CONFIG, Job(), device=CPU)
     assert result.corrections == () and result.warnings == ()
     assert all(p is pose_of(k) for p, k in zip(result.world_from_cams, scene.keyframes, strict=True))
 
 
 def test_too_few_matches_keep_the_priors_and_say_so(scene: Scene) -> None:
     blank = [replace(k, frame=replace(k.frame, rgb_u8=np.full_like(k.frame.rgb_u8, 90))) for k in scene.keyframes]
-    result = refine_poses(blank, CONFIG, Job())
+    result = refine_poses(blank, CONFIG, Job(), device=CPU)
     assert result.corrections == () and "too few matches" in result.warnings[0]
     assert all(p is pose_of(k) for p, k in zip(result.world_from_cams, blank, strict=True))
 
 
 def test_poses_that_the_images_deny_are_kept_with_a_warning_or_without_use(scene: Scene) -> None:
     wrong = noisy(scene.keyframes, turn_deg=12.0, move=0.5)
-    result = refine_poses(wrong, CONFIG, Job())
+    result = refine_poses(wrong, CONFIG, Job(), device=CPU)
     assert result.corrections == () and result.warnings
     assert all(p is pose_of(k) for p, k in zip(result.world_from_cams, wrong, strict=True))
 
@@ -100,11 +101,10 @@ def test_poses_that_the_images_deny_are_kept_with_a_warning_or_without_use(scene
 def test_the_backend_refines_when_told_to(scene: Scene) -> None:
     given = noisy(scene.keyframes[:3], turn_deg=0.4, move=0.01, seed=2)
     config = PointmapConfig(max_size=96, planes=32, refine_poses=True)
-    cpu = torch.device("cpu")
-    on = MultiviewBackend().reconstruct(given, config, device=cpu, job=Job())
+    on = MultiviewBackend().reconstruct(given, config, device=CPU, job=Job())
     assert len(on.pose_corrections) == 3
     exact = replace(config, refine_poses=False)
-    off = MultiviewBackend().reconstruct(scene.keyframes[:3], exact, device=cpu, job=Job())
+    off = MultiviewBackend().reconstruct(scene.keyframes[:3], exact, device=CPU, job=Job())
     assert off.pose_corrections == ()
     for view, keyframe, correction in zip(on.views, given, on.pose_corrections, strict=True):
         assert view.world_from_cam.distance_to(pose_of(keyframe)) == pytest.approx(correction.moved)
@@ -115,4 +115,4 @@ def test_a_missing_pose_is_named(scene: Scene) -> None:
     first = scene.keyframes[0]
     without = replace(first, frame=replace(first.frame, world_from_cam=None))
     with pytest.raises(InvalidInputError, match="keyframe 0 has no pose"):
-        refine_poses([without, *scene.keyframes[1:]], CONFIG, Job())
+        refine_poses([without, *scene.keyframes[1:]], CONFIG, Job(), device=CPU)

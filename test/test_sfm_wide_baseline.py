@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ from pointmap_scenes import Scene, box, look_at, pinhole, plane, render
 from test_structure_from_motion import pair_errors_deg, unposed
 
 from reconx_ros.core import SE3, Job
-from reconx_ros.pointmap.sfm import recover
-from reconx_ros.pointmap.sfm.features import Features, extract, normalised_rays
-from reconx_ros.pointmap.sfm.matching import Matches, match
+from reconx_ros.pointmap.matching.features import Features, Matches
+from reconx_ros.pointmap.matching.sift import extract, match
+from reconx_ros.pointmap.matching.sift_slanted import _slanted, _spots, extract_slanted, match_slanted
+from reconx_ros.pointmap.sfm.looks import nothing_seen, pairs_apart
+from reconx_ros.pointmap.sfm.recover import recover_cameras
 from reconx_ros.pointmap.sfm.twins import twin_share
 from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry, agreeing, estimate
-from reconx_ros.pointmap.sfm.view_synthesis import _slanted, _spots, extract_slanted, match_slanted
-from reconx_ros.pointmap.sfm.widen import pairs_to_widen
 
 CPU = torch.device("cpu")
 
@@ -50,7 +51,7 @@ def test_slanted_views_match_what_plain_features_do_not(wide: Scene) -> None:
     few = match(*plain)
     many = match_slanted(*slanted, device=CPU)
     true_few = int(agreeing(*plain, truth, few).sum())
-    true_many = int(agreeing(slanted[0].spots, slanted[1].spots, truth, many).sum())
+    true_many = int(agreeing(*slanted, truth, many).sum())
     assert true_many > 2 * true_few and true_many > 40
 
 
@@ -58,8 +59,8 @@ def test_a_spot_is_matched_once_and_plain_features_keep_their_place(wide: Scene)
     a, b = wide.keyframes[:2]
     plain = extract(a)
     slanted, other = extract_slanted(a, plain), extract_slanted(b, extract(b))
-    assert np.array_equal(slanted.spots.uv[: len(plain)], plain.uv)
-    assert len(slanted.spots) > len(plain) and slanted.spot.max() < len(slanted.spots)
+    assert np.array_equal(slanted.uv[: len(plain)], plain.uv)
+    assert len(slanted) > len(plain) and slanted.descriptors.spot.max() < len(slanted)
     found = match_slanted(slanted, other, device=CPU)
     assert all(len(np.unique(found.index[:, k])) == len(found) for k in (0, 1))
     assert bool((np.diff(found.ratio) >= 0).all())
@@ -90,14 +91,10 @@ def made_pair(points: np.ndarray) -> tuple[Features, Features, TwoViewGeometry]:
     features = []
     for xyz in (points, pose.apply(points)):
         uv = xyz[:, :2] / xyz[:, 2:] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
-        features.append(
-            Features(
-                uv=uv, rays=normalised_rays(uv, camera), descriptors=np.zeros((len(uv), 128), np.float32), camera=camera
-            )
-        )
+        features.append(Features(uv=uv, camera=camera))
     index = np.tile(np.arange(len(points))[:, None], (1, 2))
     matches = Matches(index=index, ratio=np.linspace(0.1, 0.7, len(points)))
-    geometry = estimate(*features, candidates=matches)
+    geometry = estimate(*features, matches)
     assert geometry is not None
     return (*features, geometry)
 
@@ -112,16 +109,15 @@ def test_a_plane_has_a_twin_and_a_scene_in_depth_has_none() -> None:
 
 
 def test_only_pairs_that_are_apart_get_a_second_look() -> None:
-    chosen = pairs_to_widen(4, {0, 1}, {}, {(0, 2): 5, (1, 2): 9, (2, 3): 7})
+    seen = replace(nothing_seen([]), distinctive={(0, 2): 5, (1, 2): 9, (2, 3): 7})
+    chosen = pairs_apart(4, {0, 1}, seen)
     assert chosen[:3] == [(1, 2), (2, 3), (0, 2)] and (0, 1) not in chosen
-    assert pairs_to_widen(2, {0, 1}, {}, {}) == []
+    assert pairs_apart(2, {0, 1}, nothing_seen([])) == []
 
 
-def test_groups_that_plain_matching_leaves_apart_are_joined(wide: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as plain_only:
-        plain_only.setattr(recover, "pairs_to_widen", lambda *_: [])
-        apart = recover.recover_cameras(unposed(wide.keyframes), Job())
-    found = recover.recover_cameras(unposed(wide.keyframes), Job())
+def test_groups_that_plain_matching_leaves_apart_are_joined(wide: Scene) -> None:
+    apart = recover_cameras(unposed(wide.keyframes), Job(), matcher="sift")
+    found = recover_cameras(unposed(wide.keyframes), Job())
     assert len(apart.world_from_cam) < 4 and len(found.world_from_cam) == 4
     turn, swing = pair_errors_deg(found, wide.keyframes)
     assert turn < 1.0 and swing < 2.0

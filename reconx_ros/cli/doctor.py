@@ -17,6 +17,7 @@ from reconx_ros.core.registry import BackendInfo
 from reconx_ros.diffusion import base as diffusion_base
 from reconx_ros.pipeline.report import versions
 from reconx_ros.pointmap import base as pointmap_base
+from reconx_ros.pointmap.matching import base as matching_base
 from reconx_ros.splatting import base as splatting_base
 
 _OPTIONAL = {
@@ -51,11 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     machine = [(k, str(v)) for k, v in diagnosis["machine"].items()]
     print_table("machine", machine)
     print_table("packages", [(k, v["version"] or f"missing: {v['cure']}") for k, v in diagnosis["packages"].items()])
-    for stage, rows in diagnosis["backends"].items():
+    for kind, rows in diagnosis["backends"].items():
         lines = [
             (r["name"], f"{'ready' if r['ready'] else r['reason']} ({r['summary']}, {r['licence']})") for r in rows
         ]
-        print_table(f"{stage} backends", lines)
+        print_table(f"{kind} backends", lines)
     if arguments.json:
         write_json(arguments.json, diagnosis)
     return EXIT_OK
@@ -72,11 +73,16 @@ def diagnose() -> dict[str, Any]:
         "ros_distro": os.environ.get("ROS_DISTRO", "not set"),
         "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"),
     }
-    registries = {"pointmap": pointmap_base, "diffusion": diffusion_base, "splatting": splatting_base}
+    registries = {
+        "pointmap": pointmap_base,
+        "matching": matching_base,
+        "diffusion": diffusion_base,
+        "splatting": splatting_base,
+    }
     return {
         "machine": machine,
         "packages": {name: _package(module, cure) for name, (module, cure) in _OPTIONAL.items()},
-        "backends": {stage: _rows(module.registry()) for stage, module in registries.items()},
+        "backends": {kind: _rows(module.registry()) for kind, module in registries.items()},
     }
 
 

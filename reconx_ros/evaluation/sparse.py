@@ -27,10 +27,11 @@ from reconx_ros.core import (
     ViewSequence,
 )
 from reconx_ros.core.settings import updated
+from reconx_ros.geometry.epipolar import symmetric_epipolar_px
 from reconx_ros.geometry.neighbours import nearest_distances
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pointmap.sfm.features import Features, extract
-from reconx_ros.pointmap.sfm.matching import match, symmetric_epipolar_px
+from reconx_ros.pointmap.matching.base import create_matcher, find_features, find_matches
+from reconx_ros.pointmap.matching.features import Features
 from reconx_ros.pointmap.sfm.problem import BundleProblem, residuals_px
 from reconx_ros.pointmap.sfm.tracks import build_tracks
 from reconx_ros.pointmap.sfm.triangulation import triangulate_many, widest_angles_deg
@@ -44,6 +45,8 @@ from reconx_ros.splatting.parameters import SceneParameters, scene_extent
 from reconx_ros.splatting.targets import training_views
 
 MIN_POINTS = 8
+_MATCHER = "sift"  # part of what the baseline is, whatever finds our own cameras
+_CPU = torch.device("cpu")
 _MAX_RATIO = 0.8
 _MAX_ERROR_PX = 2.0
 _MIN_ANGLE_DEG = 0.5
@@ -73,11 +76,14 @@ def sparse_points(keyframes: Sequence[Keyframe], views: AlignedViews) -> SparseP
     """
     poses = {v.keyframe_id: v.world_from_cam for v in views.views}
     used = [k for k in keyframes if k.id in poses]
-    features = [extract(k) for k in used]
+    matcher = create_matcher(_MATCHER)
+    features = list(find_features(matcher, used, device=_CPU))
     cam_from_worlds = [poses[k.id].inverse() for k in used]
     matches: dict[tuple[int, int], np.ndarray] = {}
-    for a, b in combinations(range(len(used)), 2):
-        found = match(features[a], features[b], _MAX_RATIO)
+    pairs = list(combinations(range(len(used)), 2))
+    candidates = find_matches(matcher, [(features[a], features[b]) for a, b in pairs], device=_CPU)
+    for (a, b), raw in zip(pairs, candidates, strict=True):
+        found = raw.select(raw.ratio < _MAX_RATIO)
         fundamental = fundamental_from_pose(features[a], features[b], cam_from_worlds[b] @ cam_from_worlds[a].inverse())
         uv_a, uv_b = features[a].uv[found.index[:, 0]], features[b].uv[found.index[:, 1]]
         matches[a, b] = found.index[symmetric_epipolar_px(fundamental, uv_a, uv_b) < _MAX_ERROR_PX]

@@ -34,3 +34,14 @@ def epipolar_distance_px(fundamental: np.ndarray, uv_a: np.ndarray, uv_b: np.nda
     lines = np.concatenate([uv_b, ones], axis=-1) @ fundamental.T  # [..., 3]
     along = (np.concatenate([uv_a, ones], axis=-1) * lines).sum(axis=-1)
     return np.abs(along) / np.maximum(np.linalg.norm(lines[..., :2], axis=-1), 1e-12)
+
+
+def symmetric_epipolar_px(fundamental: np.ndarray, uv_a: np.ndarray, uv_b: np.ndarray) -> np.ndarray:
+    """The larger distance [...] of points uv_a, uv_b [..., 2] from each other's epipolar lines; ``x_b^T F x_a = 0``."""
+    f = fundamental
+    xa, ya, xb, yb = uv_a[..., 0], uv_a[..., 1], uv_b[..., 0], uv_b[..., 1]
+    lb0, lb1, lb2 = (f[k, 0] * xa + f[k, 1] * ya + f[k, 2] for k in range(3))
+    la0, la1 = (f[0, k] * xb + f[1, k] * yb + f[2, k] for k in range(2))
+    along = np.abs(lb0 * xb + lb1 * yb + lb2)
+    least = np.minimum(np.hypot(lb0, lb1), np.hypot(la0, la1))
+    return along / np.maximum(least, 1e-12)

@@ -22,6 +22,11 @@ class PointmapConfig(Settings):
         choices=("auto", "native", "torch"),
     )
     max_size: int = setting(320, "Longer side of the images the geometry is computed on.", unit="px", ge=32, le=4096)
+    matcher: str = setting(
+        "auto",
+        "Matcher of images whose cameras are found or corrected (`reconx doctor` lists them); auto asks those that can "
+        "run here in turn, the cheapest first, each about the images that those before left apart.",
+    )
     planes: int = setting(96, "Number of inverse-depth planes of the sweep.", ge=8, le=1024)
     sources: int = setting(4, "Source views per reference view.", ge=1, le=16)
     window: int = setting(5, "Side of the square matching window.", unit="px", ge=3, le=15)

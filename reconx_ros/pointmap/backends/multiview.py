@@ -74,7 +74,7 @@ class MultiviewBackend:
         job.step(0.0, "preparing images")
         _require_range(config)
         kernels = select_kernels(config.kernels, device)
-        refined = refine_poses(keyframes, config, job) if config.refine_poses else None
+        refined = refine_poses(keyframes, config, job, device=device) if config.refine_poses else None
         keyframes = keyframes if refined is None else with_poses(keyframes, refined)
         views = prepare_views(keyframes, config.max_size, device)
         plan = _plan(kernels, views, config, job)

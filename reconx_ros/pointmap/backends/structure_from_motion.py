@@ -18,10 +18,10 @@ _CAMERA_SHARE = 0.4  # of the progress bar
 class StructureFromMotionBackend:
     """Stage 1 for frames without poses; poses that frames may have are ignored. Up to scale.
 
-    SIFT matches of all pairs, relative poses by an essential matrix, incremental mapping with bundle adjustment
-    (sfm/), tests that refuse models which chance, a plane of symmetry or the lack of parallax explain as well
-    (sfm/plausibility.py), then ``MultiviewBackend`` for the depth. Focal lengths are refined where the frames call
-    them uncertain.
+    Matches of pairs (``config.matcher``), relative poses by an essential matrix, incremental mapping with bundle
+    adjustment (sfm/), tests that refuse models which chance, a plane of symmetry or the lack of parallax explain as
+    well (sfm/plausibility.py), then ``MultiviewBackend`` for the depth. Focal lengths are refined where the frames
+    call them uncertain.
 
     The result holds the largest part of the keyframes that could be joined; a warning names the others.
     """
@@ -39,11 +39,14 @@ class StructureFromMotionBackend:
             InvalidInputError: for fewer than two keyframes, or images too small.
             InsufficientParallaxError: when the images differ by a turn of the camera only, or not at all.
             ReconstructionError: when no two images overlap, or the recovered cameras do not stand the tests.
+            ConfigError, BackendUnavailableError: for a matcher that is not there.
             CancelledError: when the job was cancelled.
         """
         if len(keyframes) < 2:
             raise InvalidInputError(f"structure from motion got {len(keyframes)} keyframe(s), expected at least 2")
-        found = recover_cameras(keyframes, job.part(0.0, _CAMERA_SHARE), seed=config.seed, device=device)
+        found = recover_cameras(
+            keyframes, job.part(0.0, _CAMERA_SHARE), matcher=config.matcher, seed=config.seed, device=device
+        )
         posed = [_posed(k, found) for k in keyframes if k.id in found.world_from_cam]
         depth_config = replace(config, metric_poses=False, min_depth=0.0, max_depth=0.0, refine_poses=False)
         views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=job.part(_CAMERA_SHARE, 1.0))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reconx_ros.core import SE3, PinholeCamera
+from reconx_ros.pointmap.matching.features import Features
 from reconx_ros.pointmap.sfm.bundle import adjust
-from reconx_ros.pointmap.sfm.features import Features
 from reconx_ros.pointmap.sfm.problem import BundleProblem, residuals_px
 from reconx_ros.pointmap.sfm.resection import resect, resect_from_pairs
 from reconx_ros.pointmap.sfm.tracks import Tracks, build_tracks

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reconx_ros.core import SE3
-from reconx_ros.pointmap.sfm.features import Features, normalised_rays
+from reconx_ros.pointmap.matching.features import Features
 from reconx_ros.pointmap.sfm.mapping import IncrementalMapper, SparseModel
-from reconx_ros.pointmap.sfm.matching import held_out
 from reconx_ros.pointmap.sfm.triangulation import widest_angles_deg
 from reconx_ros.pointmap.sfm.two_view import agreeing, chance_on_line, inlier_px
 
@@ -56,7 +55,7 @@ def log_binomial_tail(count: int, successes: int, chance: float) -> float:
 
 def with_cameras(features: Sequence[Features], model: SparseModel) -> list[Features]:
     """The features with the cameras of the model, which may have other focal lengths."""
-    return [replace(f, camera=c, rays=normalised_rays(f.uv, c)) for f, c in zip(features, model.cameras, strict=True)]
+    return [replace(f, camera=c) for f, c in zip(features, model.cameras, strict=True)]
 
 
 def check_held_out(mapper: IncrementalMapper, model: SparseModel) -> HeldOutCheck:
@@ -67,7 +66,7 @@ def check_held_out(mapper: IncrementalMapper, model: SparseModel) -> HeldOutChec
     for (a, b), found in mapper.pairs.items():
         if a not in hits or b not in hits:
             continue
-        raw = found.raw.select(held_out(found.raw))
+        raw = found.raw.select(found.raw.held_out())
         raw = raw.select(raw.ratio < _RATIO)
         pose = unit_pose(model.cam_from_world[b] @ model.cam_from_world[a].inverse())
         good = int(agreeing(features[a], features[b], pose, raw).sum()) if len(raw) else 0

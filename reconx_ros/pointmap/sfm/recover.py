@@ -1,8 +1,8 @@
-"""Cameras of unposed keyframes: matching of all pairs, mapping from several seeds, tests, the largest true part."""
+"""Cameras of unposed keyframes: matching of pairs, mapping from several seeds, tests, the largest true part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from reconx_ros.core import SE3, InsufficientParallaxError, Job, Keyframe, PinholeCamera, ReconstructionError
-from reconx_ros.pointmap.sfm.features import Features, extract
+from reconx_ros.pointmap.matching.base import AUTO, choose_matchers
+from reconx_ros.pointmap.matching.features import Features
+from reconx_ros.pointmap.sfm.looks import Sightings, look, nothing_seen, pairs_apart
 from reconx_ros.pointmap.sfm.mapping import Calibration, IncrementalMapper, Pairs, SparseModel
-from reconx_ros.pointmap.sfm.matching import match
 from reconx_ros.pointmap.sfm.plausibility import (
     MAX_LOG_CHANCE,
     check_held_out,
@@ -21,12 +22,10 @@ from reconx_ros.pointmap.sfm.plausibility import (
     implausible_focal,
     lacks_parallax,
 )
-from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry, estimate, is_degenerate, rival_share, shows_parallax
-from reconx_ros.pointmap.sfm.widen import pairs_to_widen, widened
+from reconx_ros.pointmap.sfm.two_view import rival_share, shows_parallax
 
 _MAX_RIVAL_SHARE = 0.5
-_DISTINCT = 0.8  # ratio of a match that counts when pairs are ranked
-_FEATURE_SHARE, _MATCH_SHARE = 0.2, 0.5  # of the progress bar
+_FIRST_LOOK_SHARE = 0.7  # of the progress bar
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,41 +53,53 @@ def recover_cameras(
     keyframes: Sequence[Keyframe],
     job: Job,
     *,
+    matcher: str = AUTO,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> RecoveredCameras:
     """Poses (and focal lengths where they are uncertain) of keyframes from their images alone; up to scale.
 
-    Images that plain matching leaves apart get a second look with synthesised slanted views (widen.py).
+    The first matcher looks at all pairs of images, each later one at those that are still apart (looks.py).
     Deterministic for a seed. The result does not depend on poses that the keyframes may have.
 
     Args:
         keyframes: at least two.
         job: progress and cancellation.
+        matcher: name of a matcher, or auto.
         seed: of the random sampling.
-        device: where descriptors of the second look are compared; None is the CPU.
+        device: where matchers compute; None is the CPU.
 
     Raises:
         InsufficientParallaxError: when the images differ by a turn of the camera only, or not at all.
         ReconstructionError: when no two images overlap, or no model stands the tests.
+        ConfigError, BackendUnavailableError: for a matcher that is not there.
         CancelledError: when the job was cancelled.
     """
-    step = job.step
-    order = sorted(range(len(keyframes)), key=lambda i: keyframes[i].id)
-    frames = [keyframes[i] for i in order]
-    features = []
-    for k, keyframe in enumerate(frames):
-        step(_FEATURE_SHARE * k / len(frames), f"finding features in image {k + 1} of {len(frames)}")
-        features.append(extract(keyframe))
-    pairs, candidates = match_pairs(features, step, seed)
-    attempt = _mapped(frames, features, pairs, lambda text: step(_FEATURE_SHARE + _MATCH_SHARE, text), seed)
-    joined = attempt.model.cam_from_world.keys() if attempt.model is not None else ()
-    chosen = pairs_to_widen(len(frames), joined, pairs, candidates)
-    if chosen:
-        attempt = _second_look(attempt, frames, features, pairs, chosen, step, seed, device or torch.device("cpu"))
+    matchers = choose_matchers(matcher)
+    frames = sorted(keyframes, key=lambda keyframe: keyframe.id)
+    seen, attempt = nothing_seen(frames), None
+    chosen = list(combinations(range(len(frames)), 2))
+    for k, one in enumerate(matchers):
+        part = job.part(*_look_span(k, len(matchers)))
+        known = seen.pairs
+        seen = look(one, frames, chosen, seen, part, seed=seed, device=device or torch.device("cpu"))
+        if attempt is None or any(known.get(pair) is not found for pair, found in seen.pairs.items()):
+            attempt = _better(attempt, _mapped(frames, seen, part, seed))
+        chosen = pairs_apart(len(frames), attempt.joined, seen)
+        if not chosen:
+            break
+    assert attempt is not None  # there is always a matcher
     if attempt.model is None:
         raise attempt.refusal or ReconstructionError("no model of the cameras was found")
     return _in_first_camera(attempt.mapper, attempt.model, frames)
+
+
+def _look_span(number: int, count: int) -> tuple[float, float]:
+    """What part of the progress bar a look fills."""
+    if number == 0:
+        return 0.0, _FIRST_LOOK_SHARE
+    step = (1 - _FIRST_LOOK_SHARE) / (count - 1)
+    return _FIRST_LOOK_SHARE + (number - 1) * step, _FIRST_LOOK_SHARE + number * step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,54 +111,24 @@ class _Attempt:
     refusal: ReconstructionError | InsufficientParallaxError | None = None
 
     @property
-    def joined(self) -> int:
-        return 0 if self.model is None else len(self.model.cam_from_world)
+    def joined(self) -> Collection[int]:
+        return () if self.model is None else self.model.cam_from_world.keys()
 
 
-def _mapped(
-    frames: Sequence[Keyframe], features: Sequence[Features], pairs: Pairs, on_step: Callable[[str], None], seed: int
-) -> _Attempt:
-    mapper = IncrementalMapper(features, pairs, calibration_from_keyframes(frames))
-    models = mapper.models(on_step)
+def _better(first: _Attempt | None, second: _Attempt) -> _Attempt:
+    """The attempt that joins more images."""
+    return second if first is None or len(second.joined) > len(first.joined) else first
+
+
+def _mapped(frames: Sequence[Keyframe], seen: Sightings, job: Job, seed: int) -> _Attempt:
+    mapper = IncrementalMapper(seen.features, seen.pairs, calibration_from_keyframes(frames))
+    models = mapper.models(lambda text: job.step(1.0, text))
     if not models:
-        return _Attempt(mapper=mapper, refusal=_no_model(frames, features, pairs))
+        return _Attempt(mapper=mapper, refusal=_no_model(frames, seen.features, seen.pairs))
     try:
         return _Attempt(mapper=mapper, model=_first_true(mapper, models, seed))
     except (ReconstructionError, InsufficientParallaxError) as err:
         return _Attempt(mapper=mapper, refusal=err)
-
-
-def _second_look(
-    first: _Attempt, frames: Sequence[Keyframe], features: Sequence[Features], pairs: Pairs,
-    chosen: Sequence[tuple[int, int]], step: Callable[[float, str], None], seed: int, device: torch.device,
-) -> _Attempt:  # fmt: skip
-    """The first attempt, or one with wider pairs where that joins more images."""
-
-    def later(fraction: float, message: str) -> None:
-        start = _FEATURE_SHARE + _MATCH_SHARE
-        step(start + (1 - start) * fraction, message)
-
-    spots, found = widened(frames, features, pairs, chosen, later, seed=seed, device=device)
-    if all(pairs.get(p) is g for p, g in found.items()):
-        return first
-    second = _mapped(frames, spots, found, lambda text: later(1.0, text), seed)
-    return second if second.joined > first.joined else first
-
-
-def match_pairs(
-    features: Sequence[Features], step: Callable[[float, str], None], seed: int
-) -> tuple[dict[tuple[int, int], TwoViewGeometry], dict[tuple[int, int], int]]:
-    """Two-view geometries of all pairs of images that have one; number of distinctive matches of all pairs."""
-    all_pairs = list(combinations(range(len(features)), 2))
-    found, candidates = {}, {}
-    for k, (a, b) in enumerate(all_pairs):
-        step(_FEATURE_SHARE + _MATCH_SHARE * k / len(all_pairs), f"matching pair {k + 1} of {len(all_pairs)}")
-        raw = match(features[a], features[b])
-        candidates[a, b] = int((raw.ratio < _DISTINCT).sum())
-        geometry = estimate(features[a], features[b], seed=seed, candidates=raw)
-        if geometry is not None and not is_degenerate(features[b], geometry):
-            found[a, b] = geometry
-    return found, candidates
 
 
 def calibration_from_keyframes(keyframes: Sequence[Keyframe]) -> Calibration:

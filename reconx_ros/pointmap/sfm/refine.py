@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import torch
 
 from reconx_ros.core import SE3, Job, Keyframe, PoseCorrection
+from reconx_ros.geometry.epipolar import symmetric_epipolar_px
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.matching.base import choose_matchers, find_features, find_matches
+from reconx_ros.pointmap.matching.features import Features, Matches
 from reconx_ros.pointmap.sfm.bundle import adjust
-from reconx_ros.pointmap.sfm.features import Features, extract
-from reconx_ros.pointmap.sfm.matching import Matches, held_out, match, symmetric_epipolar_px
 from reconx_ros.pointmap.sfm.problem import BundleProblem, PosePrior, residuals_px
 from reconx_ros.pointmap.sfm.tracks import build_tracks
 from reconx_ros.pointmap.sfm.triangulation import triangulate_many, widest_angles_deg
@@ -61,7 +63,9 @@ class _Evidence:
     tested: dict[tuple[int, int], Matches]
 
 
-def refine_poses(keyframes: Sequence[Keyframe], config: PointmapConfig, job: Job) -> RefinedPoses:
+def refine_poses(
+    keyframes: Sequence[Keyframe], config: PointmapConfig, job: Job, *, device: torch.device
+) -> RefinedPoses:
     """Poses that agree with the images, near the given ones; the frame does not drift.
 
     Feature tracks, gated by the given poses, and a robust bundle adjustment with the given poses as priors (Triggs et
@@ -72,15 +76,17 @@ def refine_poses(keyframes: Sequence[Keyframe], config: PointmapConfig, job: Job
 
     Args:
         keyframes: with poses.
-        config: ``prior_position_sigma``, ``prior_rotation_sigma_deg``.
+        config: ``prior_position_sigma``, ``prior_rotation_sigma_deg``, ``matcher``; of several the cheapest.
         job: cancellation.
+        device: where the matcher computes.
 
     Raises:
         InvalidInputError: for a keyframe without a pose.
+        ConfigError, BackendUnavailableError: for a matcher that is not there.
         CancelledError: when the job was cancelled.
     """
     priors = [known_pose(k) for k in keyframes]
-    evidence = _gather(keyframes, priors, config, job)
+    evidence = _gather(keyframes, priors, config, job, device)
     problem = _problem(evidence, priors, config)
     if problem is None:
         return _kept(
@@ -129,23 +135,31 @@ def _kept(priors: Sequence[SE3], *warnings: str) -> RefinedPoses:
     return RefinedPoses(world_from_cams=tuple(priors), warnings=warnings)
 
 
-def _gather(keyframes: Sequence[Keyframe], priors: list[SE3], config: PointmapConfig, job: Job) -> _Evidence:
+def _gather(
+    keyframes: Sequence[Keyframe], priors: list[SE3], config: PointmapConfig, job: Job, device: torch.device
+) -> _Evidence:
+    matcher = choose_matchers(config.matcher)[0]
     features = []
-    for keyframe in keyframes:
+    job.step(0.0, "finding features")
+    for found_here in find_features(matcher, keyframes, device=device, limit=_FEATURES):
+        features.append(found_here)
         job.step(0.0, "finding features")
-        features.append(extract(keyframe, _FEATURES))
+    alike = [
+        (a, b)
+        for a, b in combinations(range(len(features)), 2)
+        if math.degrees(priors[a].angle_to(priors[b])) <= _MAX_TURN_DEG
+    ]
+    candidates = find_matches(matcher, [(features[a], features[b]) for a, b in alike], device=device)
     used, tested = {}, {}
-    for a, b in combinations(range(len(features)), 2):
-        if math.degrees(priors[a].angle_to(priors[b])) > _MAX_TURN_DEG:
-            continue
+    for (a, b), raw in zip(alike, candidates, strict=True):
         job.step(0.0, "refining poses")
-        raw = match(features[a], features[b], _MAX_RATIO)
+        raw = raw.select(raw.ratio < _MAX_RATIO)
         gate = _gate_px(features[a], features[b], config)
         raw = raw.select(_distances(features[a], features[b], priors[a], priors[b], raw) < gate)
         chance = min(0.5, inlier_px(features[a], features[b]) / gate)
-        found = estimate(features[a], features[b], seed=config.seed, candidates=raw, chance=chance)
+        found = estimate(features[a], features[b], raw, seed=config.seed, chance=chance)
         if found is not None:
-            used[a, b], tested[a, b] = found.matches, raw.select(held_out(raw))
+            used[a, b], tested[a, b] = found.matches, raw.select(raw.held_out())
     return _Evidence(features=features, used=used, tested=tested)
 
 

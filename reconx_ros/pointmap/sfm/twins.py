@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from reconx_ros.core import SE3
-from reconx_ros.pointmap.sfm.features import Features
+from reconx_ros.pointmap.matching.features import Features
 from reconx_ros.pointmap.sfm.planar import plane_poses
 from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry, agreeing, plane_width, polished
 

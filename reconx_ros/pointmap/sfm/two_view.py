@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reconx_ros.core import SE3
-from reconx_ros.geometry.epipolar import fundamental_matrix
+from reconx_ros.geometry.epipolar import fundamental_matrix, symmetric_epipolar_px
+from reconx_ros.pointmap.matching.features import Features, Matches
 from reconx_ros.pointmap.sfm.bundle import adjust
-from reconx_ros.pointmap.sfm.features import Features
-from reconx_ros.pointmap.sfm.matching import Matches, held_out, match, symmetric_epipolar_px
 from reconx_ros.pointmap.sfm.planar import nearest_rotation, plane_poses
 from reconx_ros.pointmap.sfm.problem import BundleProblem
 from reconx_ros.pointmap.sfm.triangulation import homogeneous, triangulate
@@ -40,7 +39,7 @@ class TwoViewGeometry:
         parallax_deg: median angle between the rays of the matches.
         turned_only_px: median distance in pixels of the matches when explained by a rotation alone.
         sigma_deg: standard deviations of rotation and direction of translation; see ``pose_sigma_deg``.
-        raw: all candidate matches; every fifth of them (``matching.held_out``) was not used.
+        raw: all candidate matches; every fifth of them (``Matches.held_out``) was not used.
     """
 
     b_from_a: SE3
@@ -83,21 +82,18 @@ def fundamental_from_pose(a: Features, b: Features, b_from_a: SE3) -> np.ndarray
 
 
 def estimate(
-    a: Features, b: Features, *, seed: int = 0, candidates: Matches | None = None, chance: float | None = None,
-    trials: int = 3,
-) -> TwoViewGeometry | None:  # fmt: skip
+    a: Features, b: Features, candidates: Matches, *, seed: int = 0, chance: float | None = None, trials: int = 3
+) -> TwoViewGeometry | None:
     """Relative pose of two images; None where their matches are no better than chance.
 
     Args:
         a, b: features of both.
+        candidates: raw matches.
         seed: of the random sampling.
-        candidates: raw matches; None matches here.
         chance: that a wrong candidate agrees with a geometry; None takes that of a match anywhere in the image.
         trials: how often poses are sampled; more where few of the matches are true.
     """
-    raw = match(a, b) if candidates is None else candidates
-    withheld = held_out(raw)
-    usable = raw.select(~withheld)
+    usable = candidates.select(~candidates.held_out())
     chance = chance_on_line(a, b, inlier_px(a, b)) if chance is None else chance
     best = _most_meaningful(a, b, usable, seed, chance, trials)
     if best is None:
@@ -115,7 +111,7 @@ def estimate(
     return TwoViewGeometry(
         b_from_a=pose, matches=inliers, log_false_alarms=alarms, sigma_deg=pose_sigma_deg(a, b, inliers, pose),
         parallax_deg=parallax_deg, turned_only_px=turned_only_px(a, b, inliers),
-        raw=raw,
+        raw=candidates,
     )  # fmt: skip
 
 

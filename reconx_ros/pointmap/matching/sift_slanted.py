@@ -9,7 +9,7 @@ ratio test, so that the matches stay independent pieces of evidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from reconx_ros.core import Keyframe
-from reconx_ros.pointmap.sfm.features import Features, normalised_rays, root_descriptors, shrunken_grey
-from reconx_ros.pointmap.sfm.matching import MAX_RATIO, Matches
+from reconx_ros.pointmap.matching.features import Features, Matches
+from reconx_ros.pointmap.matching.sift import MAX_FEATURES, MAX_RATIO, extract, root_descriptors, shrunken_grey
 
 TILTS = (math.sqrt(2.0), 2.0, 2 * math.sqrt(2.0))  # besides the image itself; a plane seen at up to 69 degrees
 _TURN_DEG = 72.0  # between the directions of a tilt, over the tilt
@@ -36,66 +36,81 @@ _MAX_NEIGHBOURS = 48
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SlantedFeatures:
-    """Features of one image and of its synthesised views.
+class SlantedDescriptors:
+    """Descriptors of one image and of its synthesised views.
 
     Attributes:
-        spots: places, those of the image's own features first, in their order.
         descriptors: [N, 128] of all features.
         spot: [N] which spot each belongs to.
     """
 
-    spots: Features
     descriptors: np.ndarray  # [N, 128]
     spot: np.ndarray  # [N]
 
 
-def extract_slanted(keyframe: Keyframe, plain: Features) -> SlantedFeatures:
-    """Features of synthesised views of an image, joined to its own (``features.extract``)."""
+class SlantedSiftMatcher:
+    """SIFT on synthesised slanted views; slow, for surfaces that are seen from very different directions.
+
+    The features are spots, those of plain SIFT first; there are more than ``limit`` of them.
+    """
+
+    name = "sift_slanted"
+    cost_s = 5.0
+    doubtful = True
+
+    def features(
+        self, keyframes: Sequence[Keyframe], *, device: torch.device, limit: int | None = None
+    ) -> Iterator[Features]:
+        """Spots of each image, as ``Matcher.features``."""
+        del device
+        for keyframe in keyframes:
+            yield extract_slanted(keyframe, extract(keyframe, limit or MAX_FEATURES))
+
+    def match(self, pairs: Sequence[tuple[Features, Features]], *, device: torch.device) -> Iterator[Matches]:
+        """Matches between the spots of each pair, as ``Matcher.match``."""
+        for a, b in pairs:
+            yield match_slanted(a, b, device=device)
+
+
+def extract_slanted(keyframe: Keyframe, plain: Features) -> Features:
+    """Spots: places of an image's own features (``sift.extract``), then those of its synthesised views."""
     camera = keyframe.frame.camera
     most = int(np.clip(len(plain) // 4, *_PER_VIEW))
     found = list(_slanted_views(keyframe, most)) if len(plain) else []
     uv = np.concatenate([np.zeros((0, 2)), *(u for u, _ in found)])
-    descriptors = np.concatenate([plain.descriptors[:_PLAIN], *(d for _, d in found)])
     spot, fresh = _spots(plain.uv, uv, _SPOT_SHARE * max(camera.size))
-    places = np.concatenate([plain.uv, uv[fresh]])
     own = np.arange(min(len(plain), _PLAIN))
-    spots = Features(
-        uv=places,
-        rays=normalised_rays(places, camera),
-        descriptors=np.concatenate([plain.descriptors, *(d for _, d in found)])[
-            np.concatenate([np.arange(len(plain)), len(plain) + fresh]).astype(int)
-        ],
+    return Features(
+        uv=np.concatenate([plain.uv, uv[fresh]]),
         camera=camera,
+        descriptors=SlantedDescriptors(
+            descriptors=np.concatenate([plain.descriptors[:_PLAIN], *(d for _, d in found)]),
+            spot=np.concatenate([own, spot]).astype(np.int64),
+        ),
     )
-    return SlantedFeatures(spots=spots, descriptors=descriptors, spot=np.concatenate([own, spot]).astype(np.int64))
 
 
-def match_slanted(
-    a: SlantedFeatures, b: SlantedFeatures, *, device: torch.device, max_ratio: float = MAX_RATIO
-) -> Matches:
+def match_slanted(a: Features, b: Features, *, device: torch.device) -> Matches:
     """Matches between spots of two images, one per spot; ratio and mutual test between places, not features."""
-    if len(a.descriptors) < 2 or len(b.descriptors) < 2:
-        return Matches(index=np.zeros((0, 2), np.int64), ratio=np.zeros(0))
-    nearest_b, ratio = _nearest_spots(a, np.arange(len(a.descriptors)), b, device)
-    mine = np.flatnonzero(ratio < max_ratio)
+    spot_a, spot_b = a.descriptors.spot, b.descriptors.spot
+    if len(spot_a) < 2 or len(spot_b) < 2:
+        return Matches.none()
+    nearest_b, ratio = _nearest_spots(a, np.arange(len(spot_a)), b, device)
+    mine = np.flatnonzero(ratio < MAX_RATIO)
     theirs, place = np.unique(nearest_b[mine], return_inverse=True)
     nearest_a, ratio_b = _nearest_spots(b, theirs, a, device)  # only of those that can still make a match
-    away = np.linalg.norm(a.spots.uv[a.spot[nearest_a[place]]] - a.spots.uv[a.spot[mine]], axis=1)
+    away = np.linalg.norm(a.uv[spot_a[nearest_a[place]]] - a.uv[spot_a[mine]], axis=1)
     ratio = np.maximum(ratio[mine], ratio_b[place])
-    keep = (away <= _radius(a)) & (ratio < max_ratio)
-    index, ratio = np.stack([a.spot[mine], b.spot[theirs[place]]], axis=1)[keep], ratio[keep]
-    order = np.argsort(ratio, kind="stable")
-    index, ratio = index[order], ratio[order]
+    keep = (away <= _radius(a)) & (ratio < MAX_RATIO)
+    found = Matches.ordered(np.stack([spot_a[mine], spot_b[theirs[place]]], axis=1)[keep], ratio[keep])
     for column in (0, 1):
-        _, first = np.unique(index[:, column], return_index=True)
-        first.sort()
-        index, ratio = index[first], ratio[first]
-    return Matches(index=index, ratio=ratio)
+        _, first = np.unique(found.index[:, column], return_index=True)
+        found = found.select(np.sort(first))
+    return found
 
 
-def _radius(features: SlantedFeatures) -> float:
-    return _PLACE_SHARE * max(features.spots.camera.size)
+def _radius(features: Features) -> float:
+    return _PLACE_SHARE * max(features.camera.size)
 
 
 def _slanted_views(keyframe: Keyframe, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -157,15 +172,13 @@ def _spots(plain: np.ndarray, uv: np.ndarray, radius: float) -> tuple[np.ndarray
     return spot, np.array(fresh, dtype=np.int64)
 
 
-def _nearest_spots(
-    a: SlantedFeatures, asked: np.ndarray, b: SlantedFeatures, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_spots(a: Features, asked: np.ndarray, b: Features, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Nearest feature [N] of b for the features ``asked`` [N] of a; ratio [N] of its distance to the best elsewhere."""
-    others = torch.from_numpy(b.descriptors).to(device).T.contiguous()
+    others = torch.from_numpy(b.descriptors.descriptors).to(device).T.contiguous()
     around = torch.from_numpy(_neighbours(b)).to(device)  # [M, K]
     best, ratios = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0)]
     for first in range(0, len(asked), _CHUNK):
-        similarity = torch.from_numpy(a.descriptors[asked[first : first + _CHUNK]]).to(device) @ others
+        similarity = torch.from_numpy(a.descriptors.descriptors[asked[first : first + _CHUNK]]).to(device) @ others
         top, index = similarity.max(dim=1)
         second = similarity.scatter_(1, around[index], -1.0).max(dim=1).values
         ratios.append(((1 - top).clamp_min(0) / (1 - second).clamp_min(1e-9)).sqrt().cpu())
@@ -173,9 +186,9 @@ def _nearest_spots(
     return torch.cat(best).numpy(), torch.cat(ratios).double().numpy()
 
 
-def _neighbours(features: SlantedFeatures) -> np.ndarray:
+def _neighbours(features: Features) -> np.ndarray:
     """Indices [N, K] of the nearest features within two radii of each, itself first; it fills up the row, too."""
-    uv = features.spots.uv[features.spot]
+    uv = features.uv[features.descriptors.spot]
     count = min(_MAX_NEIGHBOURS, len(uv))
     distance, index = cKDTree(uv).query(uv, k=count, distance_upper_bound=2 * _radius(features))
     return np.where(np.isfinite(distance), index, np.arange(len(uv))[:, None]).reshape(len(uv), count)
