@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
+from splatting_scenes import random_gaussians, scene_from, sequence_of, wall_views
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.core.settings import setting
+from reconx_ros.evaluation.ablation import method_rows
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.splatting import losses
+from reconx_ros.splatting.backends.reference import ReferenceRasterizer
+from reconx_ros.splatting.config import SplattingConfig
+from reconx_ros.splatting.fit import fit
 from reconx_ros.splatting.losses import (
-    LossWeights,
+    LOSS_TERMS,
+    Comparison,
+    LossTerm,
     SsimTarget,
     ViewTarget,
     blur,
     gaussian_window,
+    loss_states,
+    loss_weights,
     relative_depth_error,
     ssim_map,
     view_loss,
@@ -101,14 +115,50 @@ def test_view_loss_is_equation_7() -> None:
     perceptual = (image - target).square().mean(dim=-1)
     ssim = torch.from_numpy(slow_ssim(image.numpy(), target.numpy(), np.ones((19, 23))))
     terms = 0.8 * (image - target).abs().mean(dim=-1) + 0.2 * (1 - ssim) + 0.5 * perceptual + 0.3 * 0.1
-    ours = view_loss(
-        image,
-        depth,
-        target_of(target, confidence, truth),
-        LossWeights(l1=0.8, ssim=0.2, lpips=0.5, depth=0.3),
+    compared = Comparison(
+        rgb=image,
+        depth=depth,
+        target=target_of(target, confidence, truth),
         perceptual=lambda a, b: (a - b).square().mean(dim=-1),
     )
+    ours = view_loss(compared, {"l1": 0.8, "ssim": 0.2, "lpips": 0.5, "depth": 0.3})
     assert float(ours) == pytest.approx(float((confidence * terms).mean()), rel=1e-9)
+
+
+def test_terms_say_whether_they_are_on() -> None:
+    image, target = images()
+    blind, sees = (target_of(target, torch.ones(19, 23, dtype=F64), depth) for depth in (None, image[..., 0]))
+    config = SplattingConfig(weight_l1=0.0, weight_depth=0.1)
+    assert loss_states(config, [blind], None) == {
+        "l1": "off", "ssim": "on", "lpips": "unavailable", "depth": "unavailable",
+    }  # fmt: skip
+    assert loss_states(config, [blind, sees], lambda a, b: a)["depth"] == "on"
+    assert loss_states(config, [blind], lambda a, b: a)["lpips"] == "on"
+    nothing = {term.name: 0.0 for term in LOSS_TERMS}
+    leaf = image.requires_grad_()
+    loss = view_loss(Comparison(rgb=leaf, depth=leaf[..., 0], target=blind), nothing)
+    loss.backward()
+    assert float(loss.detach()) == 0 and leaf.grad is not None and not bool(leaf.grad.any())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithGrey(SplattingConfig):
+    weight_grey: float = setting(0.7, "Weight of the term on grey levels.", ge=0.0)
+
+
+def test_a_term_of_one_row_is_fitted_reported_and_has_a_row_in_the_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grey(compared: Comparison) -> torch.Tensor:
+        off = (compared.rgb - compared.target.rgb).mean(dim=-1).abs()
+        return (compared.target.weight * off).mean()
+
+    monkeypatch.setattr(losses, "LOSS_TERMS", (*LOSS_TERMS, LossTerm(name="grey", title="grey", value=grey, tried=0.0)))
+    config = _WithGrey(steps=1, weight_l1=0.0, weight_ssim=0.0, weight_lpips=0.0)
+    sequence = sequence_of(wall_views(2, width=20, height=16))
+    scene = scene_from(random_gaussians(30))
+    found = fit(scene, sequence, config, rasterizer=ReferenceRasterizer(), device=torch.device("cpu"))
+    assert found.terms["grey"] == "on" and found.losses[0] > 0.01
+    rows = {r.key: r for r in method_rows(ReconxConfig(splatting=config), ablation=True)}
+    assert rows["no_grey"].title == "no grey" and rows["no_grey"].config.splatting.weight_grey == 0
 
 
 def test_pixels_without_weight_pull_nothing() -> None:
@@ -116,7 +166,8 @@ def test_pixels_without_weight_pull_nothing() -> None:
     weight = torch.ones(19, 23, dtype=F64)
     weight[:, :10] = 0
     leaf = image.requires_grad_()
-    view_loss(leaf, leaf[..., 0], target_of(target, weight), LossWeights()).backward()
+    compared = Comparison(rgb=leaf, depth=leaf[..., 0], target=target_of(target, weight))
+    view_loss(compared, loss_weights(SplattingConfig())).backward()
     assert leaf.grad is not None and not bool(leaf.grad[:, :10].any()) and bool(leaf.grad[:, 10:].any())
 
 

@@ -25,7 +25,7 @@ from reconx_ros.pipeline.reconstructor import Reconstructor
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.fit import fit
-from reconx_ros.splatting.losses import LossWeights, SsimTarget, ViewTarget, view_loss
+from reconx_ros.splatting.losses import Comparison, SsimTarget, ViewTarget, view_loss
 from reconx_ros.splatting.lpips import Lpips, head_shapes, load_lpips, perceptual_from_config, trunk_shapes
 
 Weights = dict[str, torch.Tensor]
@@ -225,7 +225,8 @@ def test_confidence_weighs_the_map(network: Lpips) -> None:
     a, b = pictures()
     weight = torch.rand(24, 40, generator=torch.Generator().manual_seed(9))
     target = ViewTarget(rgb=b, weight=weight, ssim=SsimTarget.of(b, torch.ones(24, 40)))
-    loss = view_loss(a, torch.zeros(24, 40), target, LossWeights(l1=0, ssim=0, lpips=0.5), network)
+    compared = Comparison(rgb=a, depth=torch.zeros(24, 40), target=target, perceptual=network)
+    loss = view_loss(compared, {"l1": 0.0, "ssim": 0.0, "lpips": 0.5, "depth": 0.0})
     torch.testing.assert_close(loss, 0.5 * (weight * network(a, b)).mean())
 
 

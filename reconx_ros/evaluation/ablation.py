@@ -13,9 +13,9 @@ from typing import Any
 from reconx_ros.core.settings import updated
 from reconx_ros.evaluation.layout import OURS, SPARSE
 from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.splatting import losses
 
 _NO_VIDEO = "no weights of a video model (diffusion.weights), so that nothing is generated"
-_NO_LPIPS = "no LPIPS weights (splatting.lpips_trunk, splatting.lpips_heads), every row is without it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +48,13 @@ class _Change:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-_TERMS = (
+_SWITCHES = (
     _Change("no_pointmap_init", "no pointmap initialisation", {"splatting.use_pointmap_init": False}),
     _Change("no_confidence", "no confidence", {"splatting.use_confidence": False}),
-    _Change("no_ssim", "no SSIM", {"splatting.weight_ssim": 0.0}),
     _Change("no_frames_between", "no frames between", {"splatting.generated_weight": 0.0}),
 )
 _EXTRAS = (
     _Change("with_fill", "with guesses of unsure depth", {"splatting.fill_unsure": True}),
-    _Change("with_depth_term", "with depth term", {"splatting.weight_depth": 0.1}),
     _Change("with_pose_refinement", "with pose refinement", {"splatting.refine_poses": True}),
     _Change("with_exposure_refinement", "with exposure refinement", {"splatting.refine_exposure": True}),
 )
@@ -77,9 +75,9 @@ def method_rows(config: ReconxConfig, *, ablation: bool = False, extras: bool = 
         Row(key=SPARSE, title="3DGS from sparse points", kind="baseline", config=config, start="points"),
     ]
     if ablation:
-        rows += [*_video_rows(config), _lpips_row(config), *_changed(config, _TERMS)]
+        rows += [*_video_rows(config), *_term_rows(config, added=False), *_changed(config, _SWITCHES)]
     if extras:
-        rows += _changed(config, _EXTRAS)
+        rows += [*_term_rows(config, added=True), *_changed(config, _EXTRAS)]
     return rows
 
 
@@ -104,7 +102,19 @@ def _video_rows(config: ReconxConfig) -> list[Row]:
     ]  # fmt: skip
 
 
-def _lpips_row(config: ReconxConfig) -> Row:
-    there = bool(config.splatting.lpips_trunk) and config.splatting.weight_lpips > 0
-    off = updated(config, {"splatting.weight_lpips": 0.0})
-    return Row(key="no_lpips", title="no LPIPS", kind="ablation", config=off, unavailable="" if there else _NO_LPIPS)
+def _term_rows(config: ReconxConfig, *, added: bool) -> list[Row]:
+    """A row per term of the loss without it, or with those that are off by default."""
+    rows = []
+    for term in losses.LOSS_TERMS:
+        if term.tried is None or (term.tried > 0) != added:
+            continue
+        changed = updated(config, {f"splatting.{term.setting}": term.tried})
+        missing = term.missing(config.splatting)
+        if missing or changed != config:
+            key, title = (
+                (f"with_{term.name}_term", f"with {term.title} term")
+                if added
+                else (f"no_{term.name}", f"no {term.title}")
+            )
+            rows.append(Row(key=key, title=title, kind="ablation", config=changed, unavailable=missing))
+    return rows

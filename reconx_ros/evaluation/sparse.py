@@ -40,11 +40,12 @@ from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.fit import FitResult, fit
 from reconx_ros.splatting.harmonics import sh_from_rgb
-from reconx_ros.splatting.losses import weighted_l1
+from reconx_ros.splatting.losses import LOSS_TERMS, weighted_l1
 from reconx_ros.splatting.parameters import SceneParameters, scene_extent
 from reconx_ros.splatting.targets import training_views
 
 MIN_POINTS = 8
+_TERMS = ("l1", "ssim")  # Kerbl et al. 2023, eq. 7
 _MATCHER = "sift"  # part of what the baseline is, whatever finds our own cameras
 _CPU = torch.device("cpu")
 _MAX_RATIO = 0.8
@@ -188,8 +189,7 @@ def fit_sparse(
     steps = config.splatting.steps
     plain = {
         "use_confidence": False,
-        "weight_lpips": 0.0,
-        "weight_depth": 0.0,
+        **{term.setting: 0.0 for term in LOSS_TERMS if term.name not in _TERMS},
         "lr_position": _LR_POSITION,
         "steps": steps // (2 * _ROUNDS),
     }

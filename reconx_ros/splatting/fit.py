@@ -18,10 +18,12 @@ from reconx_ros.splatting.base import Rasterizer, Rendering
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.corrections import ViewCorrection, ViewCorrections
 from reconx_ros.splatting.losses import (
-    LossWeights,
+    Comparison,
     PerceptualLoss,
     SsimLoss,
     SsimTarget,
+    loss_states,
+    loss_weights,
     torch_ssim_loss,
     view_loss,
 )
@@ -126,9 +128,7 @@ class _Fit:
             extent = scene_extent(scene, self.views)
             self.parameters = SceneParameters.of(scene, extent, device)
             self.corrections = ViewCorrections(self.views, config, extent)
-        self.weights = LossWeights(
-            l1=config.weight_l1, ssim=config.weight_ssim, lpips=config.weight_lpips, depth=config.weight_depth
-        )
+        self.weights = loss_weights(config)
 
     @contextlib.contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -169,7 +169,10 @@ class _Fit:
             picture = self._render(index, background)
         with self._timed("loss"):
             rgb = self.corrections.exposed(index, self.views[index], picture.rgb[0])
-            loss = view_loss(rgb, picture.depth[0], target, self.weights, self.perceptual, self.ssim_loss)
+            compared = Comparison(
+                rgb=rgb, depth=picture.depth[0], target=target, perceptual=self.perceptual, ssim_loss=self.ssim_loss
+            )
+            loss = view_loss(compared, self.weights)
         with self._timed("backward"):
             (loss / self.config.batch_views).backward()
         return float(loss.detach())
@@ -219,17 +222,9 @@ class _Fit:
             losses=tuple(self.losses),
             seconds=dict(self.seconds),
             psnr_inputs=psnr,
-            terms=self._terms(),
+            terms=loss_states(self.config, [v.target for v in self.views], self.perceptual),
             corrections=tuple(self.corrections.report(i, view) for i, view in refined),
         )
-
-    def _terms(self) -> dict[str, str]:
-        terms = {name: "on" if getattr(self.weights, name) > 0 else "off" for name in ("l1", "ssim", "lpips", "depth")}
-        if terms["lpips"] == "on" and self.perceptual is None:
-            terms["lpips"] = "unavailable"
-        if terms["depth"] == "on" and all(v.target.depth is None for v in self.views):
-            terms["depth"] = "unavailable"
-        return terms
 
 
 def ssim_loss_for(rasterizer: Rasterizer) -> SsimLoss:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as nnf
 
 from reconx_ros.core import check_shape
+from reconx_ros.splatting.config import SplattingConfig
 
 WINDOW_PX = 11
 SIGMA_PX = 1.5
@@ -138,49 +140,40 @@ class ViewTarget:
     depth: torch.Tensor | None = None  # [H, W]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Factors of the terms of eq. 7 and of the depth term; 0 leaves a term out."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """A rendered picture beside what it should be, and what compares them.
 
-    l1: float = 0.8
-    ssim: float = 0.2
-    lpips: float = 0.5
-    depth: float = 0.0
+    Attributes:
+        rgb: [H, W, 3] rendered colours.
+        depth: [H, W] rendered z-depth.
+        target: what the picture should be; its weight is C of eq. 7.
+        perceptual: LPIPS or the like; None without.
+        ssim_loss: what computes the SSIM term.
+    """
+
+    rgb: torch.Tensor  # [H, W, 3]
+    depth: torch.Tensor  # [H, W]
+    target: ViewTarget
+    perceptual: PerceptualLoss | None = None
+    ssim_loss: SsimLoss = torch_ssim_loss
 
 
-def view_loss(
-    rgb: torch.Tensor,
-    depth: torch.Tensor,
-    target: ViewTarget,
-    weights: LossWeights,
-    perceptual: PerceptualLoss | None = None,
-    ssim_loss: SsimLoss = torch_ssim_loss,
-) -> torch.Tensor:
-    """Loss of one picture, ReconX eq. 7 with the confidence inside the sum over pixels.
+def view_loss(compared: Comparison, weights: Mapping[str, float]) -> torch.Tensor:
+    """Loss of one picture, ReconX eq. 7 with the confidence inside the sum over pixels; a scalar.
 
     ``mean over pixels of C * (l1 * |dI| + ssim * (1 - SSIM) + lpips * LPIPS + depth * |dD| / D)``; the mean is over all
     pixels, so that a view of low confidence counts less.
 
     Args:
-        rgb: [H, W, 3] rendered colours.
-        depth: [H, W] rendered z-depth.
-        target: what the picture should be; its weight is C.
-        weights: factors of the terms.
-        perceptual: LPIPS or the like; None leaves the term out.
-        ssim_loss: what computes the SSIM term.
-
-    Returns:
-        A scalar.
+        compared: the picture and its target.
+        weights: factor of each term in ``LOSS_TERMS``, by name; 0 leaves it out, as does what it needs and is missing.
     """
-    loss = weights.l1 * weighted_l1(rgb, target.rgb, target.weight)
-    if weights.ssim > 0:
-        loss = loss + weights.ssim * ssim_loss(rgb, target.ssim, target.weight)
-    if weights.lpips > 0 and perceptual is not None:
-        known = target.ssim.known
-        loss = loss + weights.lpips * (target.weight * perceptual(rgb * known, target.rgb * known)).mean()
-    if weights.depth > 0 and target.depth is not None:
-        loss = loss + weights.depth * relative_depth_error(depth, target.depth, target.weight)
-    return loss
+    used = [
+        term for term in LOSS_TERMS if weights[term.name] > 0 and term.can_tell(compared.target, compared.perceptual)
+    ]
+    parts = [weights[term.name] * term.value(compared) for term in used]
+    return reduce(torch.add, parts) if parts else 0 * compared.rgb.sum()
 
 
 def weighted_l1(rgb: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -199,3 +192,93 @@ def relative_depth_error(depth: torch.Tensor, target: torch.Tensor, weight: torc
     known = target > 0
     error = (depth - target).abs() / torch.where(known, target, 1.0)
     return (weight * known * error.clamp_max(1.0)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerm:
+    """One row of the loss.
+
+    Attributes:
+        name: its weight is the setting ``splatting.weight_NAME``.
+        title: for people.
+        value: mean over the pixels of what a picture is off, weighted by the target's weight; a scalar.
+        can_tell: whether a view with this target has the term, given the perceptual loss at hand.
+        missing: why no view can have it with this configuration; empty where nothing is missing.
+        tried: weight in the evaluation's row that shows what the term is worth; None has no row.
+    """
+
+    name: str
+    title: str
+    value: Callable[[Comparison], torch.Tensor]
+    can_tell: Callable[[ViewTarget, PerceptualLoss | None], bool] = lambda target, perceptual: True
+    missing: Callable[[SplattingConfig], str] = lambda config: ""
+    tried: float | None = None
+
+    @property
+    def setting(self) -> str:
+        """The field of ``SplattingConfig`` that holds its weight."""
+        return f"weight_{self.name}"
+
+
+def _l1(compared: Comparison) -> torch.Tensor:
+    return weighted_l1(compared.rgb, compared.target.rgb, compared.target.weight)
+
+
+def _ssim(compared: Comparison) -> torch.Tensor:
+    return compared.ssim_loss(compared.rgb, compared.target.ssim, compared.target.weight)
+
+
+def _lpips(compared: Comparison) -> torch.Tensor:
+    assert compared.perceptual is not None
+    known = compared.target.ssim.known
+    distance = compared.perceptual(compared.rgb * known, compared.target.rgb * known)
+    return (compared.target.weight * distance).mean()
+
+
+def _depth(compared: Comparison) -> torch.Tensor:
+    assert compared.target.depth is not None
+    return relative_depth_error(compared.depth, compared.target.depth, compared.target.weight)
+
+
+def _missing_lpips(config: SplattingConfig) -> str:
+    there = bool(config.lpips_trunk) and config.weight_lpips > 0
+    return "" if there else "no LPIPS weights (splatting.lpips_trunk, splatting.lpips_heads), every row is without it"
+
+
+LOSS_TERMS = (
+    LossTerm(name="l1", title="L1", value=_l1),
+    LossTerm(name="ssim", title="SSIM", value=_ssim, tried=0.0),
+    LossTerm(
+        name="lpips",
+        title="LPIPS",
+        value=_lpips,
+        can_tell=lambda target, perceptual: perceptual is not None,
+        missing=_missing_lpips,
+        tried=0.0,
+    ),
+    LossTerm(
+        name="depth",
+        title="depth",
+        value=_depth,
+        can_tell=lambda target, perceptual: target.depth is not None,
+        tried=0.1,
+    ),
+)
+
+
+def loss_weights(config: SplattingConfig) -> dict[str, float]:
+    """The weight of each term, by its name."""
+    return {term.name: float(getattr(config, term.setting)) for term in LOSS_TERMS}
+
+
+def loss_states(
+    config: SplattingConfig, targets: Sequence[ViewTarget], perceptual: PerceptualLoss | None
+) -> dict[str, str]:
+    """Per term "on", "off" (weight 0) or "unavailable" (no view has what it needs)."""
+
+    def state(term: LossTerm) -> str:
+        if getattr(config, term.setting) <= 0:
+            return "off"
+        return "on" if any(term.can_tell(target, perceptual) for target in targets) else "unavailable"
+
+    return {term.name: state(term) for term in LOSS_TERMS}
