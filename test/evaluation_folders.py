@@ -32,13 +32,13 @@ def view_score(psnr: float, observed_share: float) -> ViewScore:
     """Unobserved pixels are 1 dB worse than the picture, observed ones what the share then leaves."""
     left = (1 - (1 - observed_share) * 10**0.1) / observed_share
     observed = psnr - 10 * math.log10(left)
-    return ViewScore(psnr=psnr, ssim=psnr / 40, psnr_observed=observed, psnr_unobserved=psnr - 1)
+    return {"psnr": psnr, "ssim": psnr / 40, "psnr_observed": observed, "psnr_unobserved": psnr - 1}
 
 
 def method(key: str, title: str, scores: list[float], **extra: Any) -> MethodResult:
     views = tuple(view_score(psnr, 1 - 0.2 * k) for k, psnr in enumerate(scores))
     names = ("psnr", "ssim", "psnr_observed", "psnr_unobserved")
-    mean = {name: float(np.mean([getattr(v, name) for v in views])) for name in names if views}
+    mean = {name: float(np.mean([v[name] for v in views])) for name in names if views}
     values = {"kind": "baseline", "seconds": 1.5, "mean": mean, "views": views}
     return MethodResult(key=key, title=title, **{**values, **extra})
 

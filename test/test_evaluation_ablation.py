@@ -133,7 +133,7 @@ def test_every_picture_is_where_the_layout_says(done: tuple) -> None:
             picture = read_image(place.picture(i, method.key))
             assert picture.shape == wanted.shape and place.layer(i, method.key, "error").is_file()
             mse = float(((picture.astype(float) - wanted) ** 2).mean())
-            assert method.views[i].psnr == pytest.approx(10 * math.log10(255**2 / mse))
+            assert method.views[i]["psnr"] == pytest.approx(10 * math.log10(255**2 / mse))
     for layer in ("provenance", "confidence"):
         assert place.layer(0, OURS, layer).is_file() and not place.layer(0, NEAREST, layer).exists()
     assert place.picture(0, "observed").is_file() and place.picture(0, WARPED).is_file()

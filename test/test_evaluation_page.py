@@ -16,7 +16,7 @@ from evaluation_folders import COLOURS, method, run, write_folder
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.evaluation.findings import findings
-from reconx_ros.evaluation.layout import FORMAT, TRUTH, RunSetting, ViewScore
+from reconx_ros.evaluation.layout import FORMAT, TRUTH, RunSetting
 from reconx_ros.evaluation.live_record import LiveRecord, live_record
 from reconx_ros.evaluation.report.page import write_evaluation_page
 from reconx_ros.evaluation.report.pictures import chosen_views
@@ -51,7 +51,7 @@ def test_sentences_tell_what_went_right_and_wrong() -> None:
 
 def test_error_that_nothing_explains_is_not_laid_on_observed_surface() -> None:
     half = tuple(replace(t, judged_share=0.5, observed_share=0.9) for t in run().tests)
-    good_where_judged = [ViewScore(psnr=15.0, ssim=0.5, psnr_observed=22.0, psnr_unobserved=18.0)] * 4
+    good_where_judged = [{"psnr": 15.0, "ssim": 0.5, "psnr_observed": 22.0, "psnr_unobserved": 18.0}] * 4
     ours = method("ours", "Ours", [15.0] * 4, kind="method", views=tuple(good_where_judged))
     ours = replace(ours, mean={"psnr": 15.0, "psnr_observed": 22.0, "psnr_unobserved": 18.0})
     told = said(run(tests=half, methods=(ours,)))

@@ -12,7 +12,6 @@ from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
 from reconx_ros.evaluation.clouds import cloud_errors, thinned, truth_cloud
 from reconx_ros.evaluation.depth import ratio_figures
 from reconx_ros.evaluation.images import psnr, ssim
-from reconx_ros.evaluation.layout import ViewScore
 from reconx_ros.evaluation.poses import pose_figures
 from reconx_ros.evaluation.scores import load_judge, mean_scores, score_picture
 from reconx_ros.evaluation.visibility import Observed, TrueDepthView, observed_pixels
@@ -27,10 +26,10 @@ HALF = Observed(seen=np.arange(32)[None].repeat(24, 0) < 16, unseen=np.arange(32
 
 def test_the_truth_scores_perfectly_and_a_shifted_one_does_not() -> None:
     perfect = score_picture(TRUTH, TRUTH, HALF)
-    assert perfect.psnr == perfect.psnr_observed == perfect.psnr_unobserved == math.inf
-    assert perfect.ssim == pytest.approx(1) == perfect.ssim_observed == perfect.ssim_unobserved
+    assert perfect["psnr"] == perfect["psnr_observed"] == perfect["psnr_unobserved"] == math.inf
+    assert perfect["ssim"] == pytest.approx(1) == perfect["ssim_observed"] == perfect["ssim_unobserved"]
     shifted = score_picture(np.roll(TRUTH, 1, axis=1), TRUTH, HALF)
-    assert shifted.psnr < 15 and shifted.ssim < 0.5 and shifted.psnr_observed < 15
+    assert shifted["psnr"] < 15 and shifted["ssim"] < 0.5 and shifted["psnr_observed"] < 15
     assert mean_scores([perfect, shifted])["psnr"] == math.inf
 
 
@@ -38,15 +37,15 @@ def test_observed_and_unobserved_pixels_are_scored_apart() -> None:
     picture = TRUTH.copy()
     picture[:, 20:] = np.where(picture[:, 20:] >= 128, picture[:, 20:] - 16, picture[:, 20:] + 16)
     score = score_picture(picture, TRUTH, HALF)
-    assert score.psnr_observed == math.inf and score.psnr_unobserved == pytest.approx(20 * math.log10(255 / 16))
+    assert score["psnr_observed"] == math.inf and score["psnr_unobserved"] == pytest.approx(20 * math.log10(255 / 16))
     assert HALF.share == pytest.approx(16 / 28)
     nothing = Observed(seen=np.zeros((24, 32), bool), unseen=np.ones((24, 32), bool))
-    assert score_picture(picture, TRUTH, nothing).psnr_observed is None and nothing.share == 0
-    assert score_picture(picture, TRUTH).psnr_unobserved is None
+    assert score_picture(picture, TRUTH, nothing)["psnr_observed"] is None and nothing.share == 0
+    assert score_picture(picture, TRUTH)["psnr_unobserved"] is None
 
 
 def test_a_mean_is_over_the_views_that_have_the_figure() -> None:
-    views = [ViewScore(psnr=10.0, ssim=0.2, psnr_observed=12.0), ViewScore(psnr=20.0, ssim=0.4)]
+    views = [{"psnr": 10.0, "ssim": 0.2, "psnr_observed": 12.0}, {"psnr": 20.0, "ssim": 0.4}]
     mean = mean_scores(views)
     assert (mean["psnr"], mean["psnr_observed"], mean["lpips"]) == (15.0, 12.0, None)
     with pytest.raises(InvalidInputError, match="no pictures"):
@@ -64,12 +63,12 @@ def test_psnr_and_ssim_equal_scikit_image_as_pixelsplat_calls_it() -> None:
 
 def test_lpips_is_unavailable_without_weights_and_zero_for_equal_pictures_with_them() -> None:
     judge, text = load_judge(SplattingConfig())
-    assert judge is None and text.startswith("unavailable") and score_picture(TRUTH, TRUTH).lpips is None
+    assert judge is None and text.startswith("unavailable") and score_picture(TRUTH, TRUTH)["lpips"] is None
     generator = torch.Generator().manual_seed(0)
     trunk = {k: 0.1 * torch.randn(s, generator=generator) for k, s in trunk_shapes().items()}
     made = Lpips(trunk, {k: torch.rand(s, generator=generator) for k, s in head_shapes().items()})
-    assert score_picture(TRUTH, TRUTH, judge=made).lpips == pytest.approx(0, abs=1e-6)
-    assert score_picture(255 - TRUTH, TRUTH, judge=made).lpips > 1e-4
+    assert score_picture(TRUTH, TRUTH, judge=made)["lpips"] == pytest.approx(0, abs=1e-6)
+    assert score_picture(255 - TRUTH, TRUTH, judge=made)["lpips"] > 1e-4
 
 
 def plane(x: float = 0.0, depth: float = 2.0, width: int = 32) -> TrueDepthView:

@@ -189,22 +189,16 @@ def _suite(arguments: argparse.Namespace) -> Any:
 
 
 def _print_run(run: Any, found: bool) -> None:
+    from reconx_ros.evaluation.metrics import in_words
+
     done = ", done before" if found else f", {run.seconds:.0f} s"
     title = f"{run.setting.scene} ({run.protocol}, seed {run.setting.seed}{done})"
-    rows = [(m.title, _figures(m.mean) if m.status == "ok" else f"{m.status}: {m.message}") for m in run.methods]
+    rows = [(m.title, in_words(m.mean, "   ") if m.status == "ok" else f"{m.status}: {m.message}") for m in run.methods]
     for name, figures in (("cameras", run.poses), ("depth", run.depth), ("cloud", run.cloud)):
         text = _geometry_text(name, figures)
         rows += [(name, text)] if text else []
     print_table(title, rows)
     sys.stdout.flush()
-
-
-def _figures(mean: Any) -> str:
-    text = f"{mean['psnr']:6.2f} dB   SSIM {mean['ssim']:.3f}"
-    if mean.get("lpips") is not None:
-        text += f"   LPIPS {mean['lpips']:.3f}"
-    parts = [(n, mean.get(f"psnr_{n}")) for n in ("observed", "unobserved")]
-    return text + "".join(f"   {name} {value:.2f}" for name, value in parts if value is not None)
 
 
 def _geometry_text(name: str, figures: Any) -> str:
@@ -223,5 +217,7 @@ def _geometry_text(name: str, figures: Any) -> str:
 
 
 def _print_summary(rows: list[Any]) -> None:
+    from reconx_ros.evaluation.metrics import in_words
+
     title = f"mean over scenes ({rows[0].views} views, poses {rows[0].poses})"
-    print_table(title, [(r.title, _figures(r.mean)) for r in rows])
+    print_table(title, [(r.title, in_words(r.mean, "   ")) for r in rows])

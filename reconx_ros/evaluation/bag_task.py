@@ -152,17 +152,17 @@ def score_drawn(
     nearest: list[ViewScore] = []
     for i, (frame, view, mask) in enumerate(zip(task.tests, drawn, masks, strict=True)):
         writer.truth(i, frame.rgb_u8, mask)
-        ours.append(_scored(writer, i, OURS, view.rgb_u8, frame, mask))
+        filled = float((view.provenance != int(Provenance.NONE)).mean())
+        ours.append(_scored(writer, i, OURS, view.rgb_u8, frame, mask, filled))
         if folder is not None:
             write_image(folder.layer(i, OURS, "provenance"), provenance_map(view.provenance))
         near = nearest_picture(task, frame.camera, posed(frame))
         nearest.append(_scored(writer, i, NEAREST, near, frame, mask))
-    filled = float(np.mean([(v.provenance != int(Provenance.NONE)).mean() for v in drawn]))
     observed = float(np.mean([(v.provenance == int(Provenance.OBSERVED)).mean() for v in drawn]))
     return (
         MethodResult(
             key=OURS, title="map of the nodes", kind="method", protocol=GIVEN, views=tuple(ours),
-            mean={**mean_scores(ours), "filled": filled}, facts={"observed_share": observed, **(facts or {})},
+            mean=mean_scores(ours), facts={"observed_share": observed, **(facts or {})},
         ),
         MethodResult(
             key=NEAREST, title="nearest keyframe", kind="baseline", protocol=GIVEN, views=tuple(nearest),
@@ -172,7 +172,13 @@ def score_drawn(
 
 
 def _scored(
-    writer: PictureWriter, index: int, key: str, picture_u8: np.ndarray, frame: Frame, mask: Observed | None
+    writer: PictureWriter,
+    index: int,
+    key: str,
+    picture_u8: np.ndarray,
+    frame: Frame,
+    mask: Observed | None,
+    filled: float | None = None,
 ) -> ViewScore:
     writer.method(index, key, picture_u8, frame.rgb_u8)
-    return score_picture(picture_u8, frame.rgb_u8, mask)
+    return score_picture(picture_u8, frame.rgb_u8, mask, filled=filled)

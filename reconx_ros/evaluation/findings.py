@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reconx_ros.evaluation.layout import MethodResult, Run, TestView
+from reconx_ros.evaluation.layout import MethodResult, Run, TestView, ViewScore
 from reconx_ros.evaluation.live_record import LiveRecord, live_record
+from reconx_ros.evaluation.metrics import figure
 
 GOOD, BAD, INFO = "good", "bad", "info"
 _TIE_DB = 0.1
@@ -30,26 +31,25 @@ def findings(run: Run) -> list[tuple[str, str]]:
     return [(kind, sentence[:1].upper() + sentence[1:]) for kind, sentence in said]
 
 
-def _figure(method: MethodResult, name: str = "psnr") -> float:
-    value = method.mean.get(name)
-    return math.nan if value is None else float(value)
+def _psnr(scores: ViewScore) -> float:
+    return figure(scores, "psnr")
 
 
 def best_method(methods: Sequence[MethodResult]) -> MethodResult | None:
     """The method with the highest mean PSNR; None without one that has a figure."""
-    known = [m for m in methods if not math.isnan(_figure(m))]
-    return max(known, key=_figure) if known else None
+    known = [m for m in methods if not math.isnan(_psnr(m.mean))]
+    return max(known, key=lambda m: _psnr(m.mean)) if known else None
 
 
 def _against(ours: MethodResult, others: Sequence[MethodResult]) -> list[tuple[str, str]]:
-    best, mine = best_method(others), _figure(ours)
+    best, mine = best_method(others), _psnr(ours.mean)
     if math.isinf(mine):
         return [(GOOD, f"{ours.title} drew all {len(ours.views)} withheld pictures exactly.")]
     scored = f"{ours.title} reaches {mine:.1f} dB on the mean of {len(ours.views)} withheld pictures"
     if best is None:
         return [(INFO, f"{scored}; no baseline ran beside it.")]
-    gap = mine - _figure(best)
-    beside = f"the best baseline, {best.title}, {_figure(best):.1f} dB"
+    gap = mine - _psnr(best.mean)
+    beside = f"the best baseline, {best.title}, {_psnr(best.mean):.1f} dB"
     if gap > _TIE_DB:
         return [(GOOD, f"{scored}: {gap:.1f} dB above {beside}.")]
     if gap < -_TIE_DB:
@@ -62,7 +62,7 @@ def _lost_views(run: Run, ours: MethodResult, others: Sequence[MethodResult]) ->
     lost = [
         Path(test.image).name
         for k, test in enumerate(run.tests)
-        if any(k < len(m.views) and m.views[k].psnr > ours.views[k].psnr + _TIE_DB for m in others)
+        if any(k < len(m.views) and _psnr(m.views[k]) > _psnr(ours.views[k]) + _TIE_DB for m in others)
     ]
     if not lost:
         return []
@@ -76,11 +76,12 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 def _worst(run: Run, ours: MethodResult) -> list[tuple[str, str]]:
     if len(ours.views) < 2:
         return []
-    k = min(range(len(ours.views)), key=lambda i: ours.views[i].psnr)
-    test, score = run.tests[k], ours.views[k]
-    if math.isinf(score.psnr):
+    psnr = [_psnr(score) for score in ours.views]
+    k = psnr.index(min(psnr))
+    test = run.tests[k]
+    if math.isinf(psnr[k]):
         return []
-    return [(INFO, f"The worst picture is {Path(test.image).name} with {score.psnr:.1f} dB: {place(test)}.")]
+    return [(INFO, f"The worst picture is {Path(test.image).name} with {psnr[k]:.1f} dB: {place(test)}.")]
 
 
 def place(test: TestView) -> str:
@@ -100,7 +101,7 @@ def place(test: TestView) -> str:
 
 def _unseen(run: Run, ours: MethodResult) -> list[tuple[str, str]]:
     """Where the error lies: on surface that some input saw, where none looked, or where no depth tells."""
-    seen, unseen = _figure(ours, "psnr_observed"), _figure(ours, "psnr_unobserved")
+    seen, unseen = figure(ours.mean, "psnr_observed"), figure(ours.mean, "psnr_unobserved")
     if not (math.isfinite(seen) and math.isfinite(unseen)):
         return []
     both = f"{seen:.1f} dB where an input saw the surface, {unseen:.1f} dB where none did"
@@ -119,9 +120,9 @@ def _error_shares(run: Run, ours: MethodResult) -> tuple[float, float, float]:
     inside = outside = total = 0.0
     for test, score in zip(run.tests, ours.views, strict=True):
         share = test.observed_share or 0.0
-        inside += test.judged_share * share * _squared_error(score.psnr_observed)
-        outside += test.judged_share * (1 - share) * _squared_error(score.psnr_unobserved)
-        total += _squared_error(score.psnr)
+        inside += test.judged_share * share * _squared_error(score.get("psnr_observed"))
+        outside += test.judged_share * (1 - share) * _squared_error(score.get("psnr_unobserved"))
+        total += _squared_error(score.get("psnr"))
     if not total:
         return 0.0, 0.0, 0.0
     return inside / total, outside / total, max(total - inside - outside, 0.0) / total
@@ -133,9 +134,9 @@ def _squared_error(psnr: float | None) -> float:
 
 def _with_distance(run: Run, ours: MethodResult) -> list[tuple[str, str]]:
     pairs = [
-        (test.distance_relative, score.psnr)
+        (test.distance_relative, psnr)
         for test, score in zip(run.tests, ours.views, strict=True)
-        if test.distance_relative is not None and math.isfinite(score.psnr)
+        if test.distance_relative is not None and math.isfinite(psnr := _psnr(score))
     ]
     if len(pairs) < 6:
         return []
@@ -149,7 +150,7 @@ def _with_distance(run: Run, ours: MethodResult) -> list[tuple[str, str]]:
 
 
 def _holes(ours: MethodResult) -> list[tuple[str, str]]:
-    filled = _figure(ours, "filled")
+    filled = figure(ours.mean, "filled")
     if math.isnan(filled) or filled >= _FILLED:
         return []
     return [(BAD, f"{100 * (1 - filled):.0f} % of the pixels stay empty: the map has nothing there.")]

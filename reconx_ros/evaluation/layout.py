@@ -125,24 +125,8 @@ class RunFolder:
         return self.picture(index, f"{method}_{layer}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ViewScore:
-    """Figures of one picture.
-
-    Attributes:
-        psnr, ssim: over all pixels; dB (infinite for an equal picture), and at most 1.
-        psnr_observed, psnr_unobserved: over the pixels that some input saw, and over the others; None without any.
-        ssim_observed, ssim_unobserved: mean of the SSIM map over them.
-        lpips: None without weights.
-    """
-
-    psnr: float
-    ssim: float
-    psnr_observed: float | None = None
-    psnr_unobserved: float | None = None
-    ssim_observed: float | None = None
-    ssim_unobserved: float | None = None
-    lpips: float | None = None
+ViewScore = Mapping[str, float | None]
+"""Figures of one picture by the names of ``metrics.METRICS``; None for one that does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +165,7 @@ class MethodResult:
         status: "ok", "unavailable" (an ingredient is missing here), "refused" (the method says that it cannot) or
             "failed".
         message: why, when not "ok".
-        mean: mean over the test views of each figure of ``ViewScore``, and "filled" (share of pixels that are not
-            empty); a figure that no view has is None.
+        mean: mean over the test views of each figure of ``ViewScore``; a figure that no view has is None.
         views: per test view, in the order of ``Run.tests``.
         seconds: of the work that this method needs beyond what is shared.
         facts: counts and switches: "gaussians", "terms", ...
@@ -325,7 +308,7 @@ def metrics_from_json(document: Mapping[str, Any]) -> Metrics:
 
 
 def _method(values: dict[str, Any]) -> MethodResult:
-    views = tuple(ViewScore(**v) for v in values["views"])
+    views = tuple(dict(v) for v in values["views"])
     return MethodResult(**{**values, "views": views})
 
 

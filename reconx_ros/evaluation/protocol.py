@@ -41,6 +41,7 @@ from reconx_ros.evaluation.layout import (
     TestView,
     ViewScore,
 )
+from reconx_ros.evaluation.metrics import figure, in_words
 from reconx_ros.evaluation.pictures import PictureWriter
 from reconx_ros.evaluation.scores import load_judge, mean_scores, score_picture
 from reconx_ros.evaluation.sparse import fit_sparse, sparse_points
@@ -216,18 +217,16 @@ class _Session:
     ) -> MethodResult:
         """Paint and score every held-out view; one picture is in memory at a time."""
         scores: list[ViewScore] = []
-        filled: list[float] = []
         for i, frame in enumerate(self.task.tests):
             picture, view = paint(i, frame)
-            scores.append(score_picture(picture, frame.rgb_u8, self.masks[i], self.judge))
+            filled = None if view is None else float((view.alpha >= MIN_ALPHA_KNOWN).mean())
+            scores.append(score_picture(picture, frame.rgb_u8, self.masks[i], self.judge, filled))
             self.writer.method(i, key, picture, frame.rgb_u8)
             if view is not None:
-                filled.append(float((view.alpha >= MIN_ALPHA_KNOWN).mean()))
                 self.writer.layers(i, key, view)
-        mean = {**mean_scores(scores), "filled": float(np.mean(filled)) if filled else None}
         return MethodResult(
-            key=key, title=title, kind=kind, protocol=protocol, mean=mean, views=tuple(scores), seconds=seconds,
-            facts=facts,
+            key=key, title=title, kind=kind, protocol=protocol, mean=mean_scores(scores), views=tuple(scores),
+            seconds=seconds, facts=facts,
         )  # fmt: skip
 
     def row(self, row: Row, mapped: _Mapped, stages: StageRecorder) -> list[MethodResult]:
@@ -268,13 +267,14 @@ class _Session:
             return
         tests, cloud = self.task.tests, observed_cloud(mapped.views, config.output.min_confidence)
         chosen = [(i, tests[i]) for i in shown_views(len(tests))]
+        psnr = [figure(view, "psnr") for view in result.views]
         write_run_overview(
             self.writer.folder.overview, mapped.views, cloud,
             [renderer.render(f.camera, mapped.pose(f)) for _, f in chosen], [f.rgb_u8 for _, f in chosen],
             [mapped.pose(f) for f in tests], title=self.task.scene,
-            lines=[self.task.protocol, f"{result.mean['psnr']:.2f} dB, SSIM {result.mean['ssim']:.3f} on the mean of "
+            lines=[self.task.protocol, f"{in_words(result.mean, headlines_only=True)} on the mean of "
                    f"{len(tests)} withheld pictures  |  {len(cloud):,} points"],
-            captions=[f"{Path(self.task.test_names[i]).name}: {result.views[i].psnr:.1f} dB" for i, _ in chosen],
+            captions=[f"{Path(self.task.test_names[i]).name}: {psnr[i]:.1f} dB" for i, _ in chosen],
         )  # fmt: skip
 
     def _fitted(self, row: Row, mapped: _Mapped) -> FitResult:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
-import torch
 
 from reconx_ros.core import InvalidInputError, check_shape
-from reconx_ros.evaluation.images import psnr, ssim, ssim_map
+from reconx_ros.evaluation import metrics
 from reconx_ros.evaluation.layout import ViewScore
 from reconx_ros.evaluation.visibility import Observed
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.lpips import Lpips, load_lpips
-
-FIGURES = tuple(f.name for f in fields(ViewScore))
 
 
 def load_judge(config: SplattingConfig) -> tuple[Lpips | None, str]:
@@ -31,7 +27,11 @@ def load_judge(config: SplattingConfig) -> tuple[Lpips | None, str]:
 
 
 def score_picture(
-    picture_u8: np.ndarray, truth_u8: np.ndarray, observed: Observed | None = None, judge: Lpips | None = None
+    picture_u8: np.ndarray,
+    truth_u8: np.ndarray,
+    observed: Observed | None = None,
+    judge: Lpips | None = None,
+    filled: float | None = None,
 ) -> ViewScore:
     """All figures of one picture.
 
@@ -39,34 +39,16 @@ def score_picture(
         picture_u8, truth_u8: [H, W, 3] uint8.
         observed: which pixels some input saw; None where nothing tells.
         judge: LPIPS; None without weights.
+        filled: share of the pixels that are not empty; None for a method whose pictures have no empty ones.
 
     Raises:
         InvalidInputError: when sizes differ, or a side is too short for SSIM or LPIPS.
     """
     check_shape("picture", picture_u8, *truth_u8.shape)
-    image, truth = picture_u8 / 255.0, truth_u8 / 255.0
-    parts = {} if observed is None else _parts(picture_u8, truth_u8, observed)
-    return ViewScore(
-        psnr=psnr(picture_u8, truth_u8), ssim=ssim(image, truth), lpips=_lpips(image, truth, judge), **parts
+    compared = metrics.ComparedPicture(
+        picture_u8=picture_u8, truth_u8=truth_u8, observed=observed, judge=judge, filled=filled
     )
-
-
-def _parts(picture_u8: np.ndarray, truth_u8: np.ndarray, observed: Observed) -> dict[str, float | None]:
-    """Figures of the observed and the unobserved pixels; None for a part without pixels."""
-    similarity = ssim_map(picture_u8 / 255.0, truth_u8 / 255.0)
-    out: dict[str, float | None] = {}
-    for name, mask in (("observed", observed.seen), ("unobserved", observed.unseen)):
-        there = bool(mask.any())
-        out[f"psnr_{name}"] = psnr(picture_u8, truth_u8, mask) if there else None
-        out[f"ssim_{name}"] = float(similarity[mask].mean()) if there else None
-    return out
-
-
-@torch.no_grad()
-def _lpips(image: np.ndarray, truth: np.ndarray, judge: Lpips | None) -> float | None:
-    if judge is None:
-        return None
-    return float(judge.distance(torch.from_numpy(image).float(), torch.from_numpy(truth).float()))
+    return {metric.name: metric.score(compared) for metric in metrics.METRICS}
 
 
 def mean_scores(views: Sequence[ViewScore]) -> dict[str, float | None]:
@@ -80,7 +62,7 @@ def mean_scores(views: Sequence[ViewScore]) -> dict[str, float | None]:
     if not views:
         raise InvalidInputError("no pictures were scored, expected at least one")
     means: dict[str, float | None] = {}
-    for name in FIGURES:
-        values = [value for value in (getattr(v, name) for v in views) if value is not None]
-        means[name] = float(np.mean(values)) if values else None
+    for metric in metrics.METRICS:
+        values = [value for value in (v.get(metric.name) for v in views) if value is not None]
+        means[metric.name] = float(np.mean(values)) if values else None
     return means

@@ -19,6 +19,7 @@ from reconx_ros.core import Job, ReconxError
 from reconx_ros.core.files import write_text
 from reconx_ros.core.machine import machine
 from reconx_ros.core.settings import to_mapping
+from reconx_ros.evaluation import metrics
 from reconx_ros.evaluation.ablation import Row, method_rows
 from reconx_ros.evaluation.heldout import HeldOutTask, heldout_task, thumbnail
 from reconx_ros.evaluation.layout import (
@@ -163,20 +164,15 @@ def fingerprint(task: HeldOutTask, setting: RunSetting, rows: Sequence[Row]) -> 
     return content.hexdigest()[:16]
 
 
-def write_metrics(metrics: Metrics, folder: EvaluationFolder) -> None:
+def write_metrics(found: Metrics, folder: EvaluationFolder) -> None:
     """metrics.json, metrics.csv and metrics.md, each whole or not at all.
 
     Raises:
         StorageError: when they cannot be written.
     """
-    write_text(folder.metrics_json, json.dumps(as_json(metrics), indent=1) + "\n")
-    write_text(folder.metrics_csv, csv_text(metrics.runs))
-    write_text(folder.metrics_md, markdown(metrics.summary))
-
-
-_FIGURES = (
-    "psnr", "ssim", "lpips", "psnr_observed", "psnr_unobserved", "ssim_observed", "ssim_unobserved", "filled",
-)  # fmt: skip
+    write_text(folder.metrics_json, json.dumps(as_json(found), indent=1) + "\n")
+    write_text(folder.metrics_csv, csv_text(found.runs))
+    write_text(folder.metrics_md, markdown(found.summary))
 
 
 def csv_text(runs: Sequence[Run]) -> str:
@@ -184,11 +180,12 @@ def csv_text(runs: Sequence[Run]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     head = ("scene", "views", "poses", "seed", "protocol", "method", "kind", "status", "message")
-    table.writerow([*head, *_FIGURES, "seconds", "gaussians"])
+    names = [metric.name for metric in metrics.METRICS]
+    table.writerow([*head, *names, "seconds", "gaussians"])
     for run in runs:
         where = (run.setting.scene, run.setting.views, run.setting.poses, run.setting.seed)
         for m in run.methods:
-            figures = ["" if m.mean.get(n) is None else f"{m.mean[n]:.6g}" for n in _FIGURES]
+            figures = ["" if m.mean.get(n) is None else f"{m.mean[n]:.6g}" for n in names]
             seconds = "" if m.seconds is None else f"{m.seconds:.3f}"
             row = [*where, m.protocol, m.key, m.kind, m.status, m.message, *figures, seconds]
             table.writerow([*row, m.facts.get("gaussians", "")])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from reconx_ros.evaluation import metrics
 from reconx_ros.evaluation.layout import MethodResult, Run, SummaryRow
 
 ALL_SCENES = "mean"
@@ -83,7 +84,7 @@ def _over_scenes(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
 
 
 def markdown(rows: Sequence[SummaryRow]) -> str:
-    """A table per number of views and kind of poses: PSNR / SSIM, one column per method, one line per scene."""
+    """A table per number of views and kind of poses: the headlines, one column per method, one line per scene."""
     parts = []
     for views, poses in dict.fromkeys((r.views, r.poses) for r in rows):
         here = [r for r in rows if (r.views, r.poses) == (views, poses)]
@@ -102,11 +103,14 @@ def _table(rows: Sequence[SummaryRow]) -> str:
 
 
 def cell(row: SummaryRow | None) -> str:
-    """As "21.55 / 0.727", with the spread of the PSNR where there are seeds, or the status where there is no figure."""
+    """As "21.55 / 0.727", with the spread of the first where there are seeds; the status where a figure is missing."""
     if row is None:
         return "-"
-    psnr, ssim = row.mean.get("psnr"), row.mean.get("ssim")
-    if psnr is None or ssim is None:
-        return row.status
-    spread = row.spread.get("psnr")
-    return f"{psnr:.2f}{'' if spread is None else f' ± {spread:.2f}'} / {ssim:.3f}"
+    said: list[str] = []
+    for metric in metrics.headlines():
+        value, spread = row.mean.get(metric.name), row.spread.get(metric.name)
+        if value is None:
+            return row.status
+        told = "" if spread is None or said else f" ± {metric.written(spread)}"
+        said.append(f"{metric.written(value)}{told}")
+    return " / ".join(said)

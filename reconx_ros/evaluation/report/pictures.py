@@ -9,6 +9,7 @@ import numpy as np
 
 from reconx_ros.evaluation.findings import place
 from reconx_ros.evaluation.layout import LAYERS, OBSERVED, TRUTH, MethodResult, Run, RunFolder
+from reconx_ros.evaluation.metrics import figure
 from reconx_ros.evaluation.pictures import FULL_ERROR, GENERATED_U8, NOTHING_U8, OBSERVED_U8
 from reconx_ros.io.images import read_image
 from reconx_ros.viz.compare import ComparedView, Legend, compare
@@ -42,7 +43,7 @@ def compared(folder: RunFolder, run: Run, most: int) -> str:
     if not methods or not run.tests:
         return ""
     titles = _titles(methods)
-    chosen = chosen_views([s.psnr for s in methods[0].views] or [0.0] * len(run.tests), most)
+    chosen = chosen_views([figure(s, "psnr") for s in methods[0].views] or [0.0] * len(run.tests), most)
     found = [_view(folder, run, k, methods, titles) for k in chosen]
     views = [v for v in found if v is not None]
     if not views:
@@ -92,7 +93,7 @@ def _view(
     if not pictures:
         return None
     test = run.tests[index]
-    scores = [(m.title, m.views[index].psnr) for m in methods if index < len(m.views)]
+    scores = [(m.title, figure(m.views[index], "psnr")) for m in methods if index < len(m.views)]
     figures = ", ".join(f"{title} {_decibel(psnr)}" for title, psnr in scores)
     short = _decibel(scores[0][1]) if scores else test.image
     return ComparedView(name=test.image, short=short, note=f"{figures}; {place(test)}", pictures=pictures)

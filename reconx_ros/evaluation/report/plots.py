@@ -6,6 +6,7 @@ import math
 
 from reconx_ros.evaluation.layout import MethodResult, Run
 from reconx_ros.evaluation.live_record import LiveRecord, live_record
+from reconx_ros.evaluation.metrics import figure
 from reconx_ros.viz.plots import Series, lines, scatter, stepped
 
 _SERIES = 5
@@ -46,9 +47,9 @@ def _series(run: Run, places: list[float | None]) -> list[Series]:
 
 def _one(method: MethodResult, run: Run, places: list[float | None]) -> Series:
     rows = [
-        ((float(x), score.psnr), f"{method.title}, {test.image}: {score.psnr:.1f} dB")
+        ((float(x), psnr), f"{method.title}, {test.image}: {psnr:.1f} dB")
         for test, x, score in zip(run.tests, places, method.views, strict=False)
-        if x is not None and math.isfinite(x) and math.isfinite(score.psnr)
+        if x is not None and math.isfinite(x) and math.isfinite(psnr := figure(score, "psnr"))
     ]
     return Series(name=method.title, points=[point for point, _ in rows], notes=[note for _, note in rows])
 
