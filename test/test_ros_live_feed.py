@@ -30,6 +30,7 @@ from reconx_ros.core import (
     PinholeCamera,
     ReconstructionError,
 )
+from reconx_ros.io.images import encode_jpeg
 from reconx_ros.ros.conversions import camera_info_msg, cloud_msg, frustum_markers, header_msg, image_msg, path_msg
 from reconx_ros.ros.conversions.markers import camera_from_marker
 from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
@@ -97,7 +98,7 @@ def test_a_late_viewer_hears_the_map_and_then_the_news(node: FakeNode) -> None:
         assert first.camera.width / first.camera.fx == pytest.approx(CAMERA.width / CAMERA.fx, rel=1e-3)
 
         node.heard_by_the_feed()
-        node.keyframe.publish(keyframe_msg(keyframe(2), "map", "cam", 90))
+        node.keyframe.publish(keyframe_msg(keyframe(2), encode_jpeg(keyframe(2).frame.rgb_u8), "map", "cam"))
         node.status.publish(Status(metric_scale=True, state_text="collecting"))
         data = until(feed, "a picture", lambda d: d.metric_scale is True and d.keyframes[1].picture is not None)
         assert data.keyframes[1].stamp_ns == STAMP_NS + 2 and data.unit == "m" and "collecting" in data.notes[0]

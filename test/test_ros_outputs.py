@@ -119,7 +119,7 @@ def everything(outputs: Outputs) -> None:
     )
     outputs.points(cloud_of_size(10), 5, "map", config.output)
     outputs.keyframes([keyframe], "map", 0.1, set())
-    outputs.keyframe(keyframe, "map", "cam", 90)
+    outputs.keyframe(keyframe, encode_jpeg(rgb), "map", "cam")
     outputs.coverage(report, config.coverage, frame, "cam", triggered=False)
     outputs.novel_views([view], 5, "map")
 

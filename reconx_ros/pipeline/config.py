@@ -174,7 +174,14 @@ class RosConfig(Settings):
         2.0, "First wait before a failed job is tried again; doubles up to a minute.", unit="s", ge=0.05, dynamic=True
     )
     autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
-    jpeg_quality: int = setting(92, "Quality of the keyframe images sent to the server.", ge=1, le=100, dynamic=True)
+    jpeg_quality: int = setting(
+        92,
+        "Quality of the keyframe images that are published and sent to the server; a change is for keyframes kept from "
+        "then on.",
+        ge=1,
+        le=100,
+        dynamic=True,
+    )
     output_dir: str = setting(
         "", "Folder in which the server writes results, and the node its maps; empty takes a temporary one."
     )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera
 from reconx_ros.jobs import map_files
@@ -102,6 +103,7 @@ class MapSession:
         self._client = client
         self._log = log
         self._mapper = KeyframeMapper(config)
+        self._encoded: WeakKeyDictionary[Keyframe, EncodedKeyframe] = WeakKeyDictionary()  # as long as in the buffer
         self._backoff = Backoff()
         self._running_id = ""
         self._absent = False
@@ -150,7 +152,8 @@ class MapSession:
         self.facts.notice = ""
         self._log.info(f"keyframe {keyframe.id}: {keyframe.reason}")
         ros = self._config.ros
-        self._outputs.keyframe(keyframe, ros.map_frame, optical_frame, ros.jpeg_quality)
+        self._encoded[keyframe] = EncodedKeyframe.of(keyframe, ros.jpeg_quality)
+        self._outputs.keyframe(keyframe, self._encoded[keyframe].view.image, ros.map_frame, optical_frame)
         self._publish_markers()
 
     def _publish_markers(self) -> None:
@@ -213,7 +216,7 @@ class MapSession:
             job_id=f"job-{uuid.uuid4().hex[:8]}",
             frame_id=ros.map_frame,
             stamp_ns=max(k.frame.stamp_ns for k in keyframes),
-            keyframes=tuple(EncodedKeyframe.of(k, ros.jpeg_quality) for k in keyframes),
+            keyframes=tuple(self._encoded[k] for k in keyframes),
             metric_poses=ros.metric_poses,
             client=self._client.name,
             compress_cloud=ros.compress_cloud,

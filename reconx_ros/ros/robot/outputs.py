@@ -22,7 +22,6 @@ from visualization_msgs.msg import MarkerArray
 
 from reconx_ros.core import Frame, Keyframe, PointCloud
 from reconx_ros.geometry.voxel import thin_to
-from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import EncodedView
 from reconx_ros.jobs.encoding import safe_depth_png, safe_mask_png, safe_rgb
 from reconx_ros.msg import Coverage
@@ -132,10 +131,10 @@ class Outputs:
         """Publish the frustums of the keyframes held."""
         self._latched(self._markers, lambda: frustum_markers(keyframes, frame_id, depth, mapped))
 
-    def keyframe(self, keyframe: Keyframe, frame_id: str, optical_frame: str, quality: int) -> None:
-        """Publish a new keyframe."""
+    def keyframe(self, keyframe: Keyframe, jpeg: bytes, frame_id: str, optical_frame: str) -> None:
+        """Publish a new keyframe and its picture."""
         if _wanted(self._keyframe):
-            self._keyframe.publish(keyframe_msg(keyframe, frame_id, optical_frame, quality))
+            self._keyframe.publish(keyframe_msg(keyframe, jpeg, frame_id, optical_frame))
 
     def coverage(
         self, report: CoverageReport, config: CoverageConfig, frame: Frame, optical_frame: str, triggered: bool
@@ -176,8 +175,8 @@ def _wanted(publisher: Publisher) -> bool:
     return int(publisher.get_subscription_count()) > 0
 
 
-def keyframe_msg(keyframe: Keyframe, frame_id: str, optical_frame: str, quality: int) -> KeyframeMsg:
-    """One keyframe with its picture as JPEG."""
+def keyframe_msg(keyframe: Keyframe, jpeg: bytes, frame_id: str, optical_frame: str) -> KeyframeMsg:
+    """One keyframe with its picture."""
     frame = keyframe.frame
     optical = header_msg(frame.stamp_ns, optical_frame)
     msg = KeyframeMsg(header=header_msg(frame.stamp_ns, frame_id), id=int(keyframe.id), camera_name=frame.camera_name)
@@ -185,7 +184,7 @@ def keyframe_msg(keyframe: Keyframe, frame_id: str, optical_frame: str, quality:
     msg.has_pose = frame.world_from_cam is not None
     if frame.world_from_cam is not None:
         msg.pose = pose_msg(frame.world_from_cam)
-    msg.image = CompressedImage(header=optical, format="jpeg", data=byte_array(encode_jpeg(frame.rgb_u8, quality)))
+    msg.image = CompressedImage(header=optical, format="jpeg", data=byte_array(jpeg))
     msg.sharpness = float(keyframe.sharpness)
     msg.overlap = float("nan") if keyframe.overlap is None else float(keyframe.overlap)
     msg.reason = keyframe.reason
