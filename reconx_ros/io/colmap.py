@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, ReconxError, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.core.transforms import rotation_from_quaternion_wxyz
 from reconx_ros.io.images import read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.ply import write_atomically
 
 _FILES = ("cameras", "images", "points3D")
 _LATER_FILES = ("rigs", "frames")  # COLMAP 3.12 and later add these; older models do without
@@ -87,7 +87,7 @@ def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = Tr
     except OSError as error:
         raise StorageError(f"cannot make folder {folder}: {error.strerror or error}") from error
     for name, data in zip(_FILES, parts, strict=True):
-        write_atomically(folder / f"{name}{suffix}", [data])
+        write_bytes(folder / f"{name}{suffix}", data)
 
 
 def _check_names(views: Sequence[ColmapView], binary: bool) -> None:

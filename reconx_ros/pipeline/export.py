@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import InvalidInputError, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
 from reconx_ros.io.colmap import ColmapView, write_colmap
 from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
-from reconx_ros.io.images import write_bytes_atomic
 from reconx_ros.io.splat_files import write_splat, write_spz
 
 
@@ -76,7 +76,7 @@ def _colmap_model(folder: Path, out: Path, *, binary: bool) -> Path:
         for name in ("images", "sparse/0"):
             (out / name).mkdir(parents=True, exist_ok=True)
         for view in views:
-            write_bytes_atomic(out / "images" / view.name, (folder / "images" / view.name).read_bytes())
+            write_bytes(out / "images" / view.name, (folder / "images" / view.name).read_bytes())
     except OSError as err:
         raise StorageError(f"COLMAP folder {out} cannot be written: {err.filename}: {err.strerror}") from None
     write_colmap(out / "sparse" / "0", views, binary=binary)
