@@ -13,13 +13,13 @@ from stage2_scenes import aligned, pinhole, room_pose, room_view
 
 from reconx_ros.core import (
     AlignedViews,
-    BackendUnavailableError,
     CancelledError,
     CancelToken,
     InvalidInputError,
     Job,
     Provenance,
     ViewSequence,
+    WeightsError,
 )
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
@@ -321,13 +321,13 @@ def test_wan_refuses(wan: Path, change: dict[str, Any], message: str) -> None:
 
 
 def test_weights_that_are_not_there_are_never_downloaded(tmp_path: Path, wan: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="weights is empty: download Wan-AI/"):
+    with pytest.raises(WeightsError, match=r"weights is empty.*Wan-AI/"):
         generate(WanGenerator, configured(""))
-    with pytest.raises(BackendUnavailableError, match="no folder: download Lightricks/LTX"):
+    with pytest.raises(WeightsError, match=r"existing file or folder.*Lightricks/LTX"):
         generate(LtxGenerator, configured(tmp_path / "nothing"))
     with pytest.raises(InvalidInputError, match=r"holds a WanImageToVideoPipeline.*'diffusers_flf2v_wan'"):
         generate(LtxGenerator, configured(wan))
-    with pytest.raises(InvalidInputError, match="'nobody/no-such-model' cannot be loaded"):
+    with pytest.raises(WeightsError, match="hf download nobody/no-such-model"):
         generate(WanGenerator, configured("nobody/no-such-model"))
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -17,6 +17,7 @@ from reconx_ros.core import (
     AlignedViews,
     CancelledError,
     CancelToken,
+    DoesNotFitError,
     InsufficientParallaxError,
     InvalidInputError,
     Job,
@@ -30,7 +31,7 @@ from reconx_ros.core import (
 from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator, registry
 from reconx_ros.diffusion.clips.judge import colour_agreement, confidence_by_renders
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_from_views
-from reconx_ros.diffusion.clips.run import DoesNotFitError, memory_errors, scene_points
+from reconx_ros.diffusion.clips.run import memory_errors, scene_points
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.geometry.resize import resize_area
