@@ -101,7 +101,8 @@ def evaluate_setting(
     """
     started = time.perf_counter()
     config, job = rows[0].config, job or Job(stage="evaluate")
-    judge, lpips = load_judge(config.splatting)
+    stages = StageRecorder(choose_device(config.device))
+    judge, lpips = load_judge(config.splatting, stages.models)
     masks, observed_by = observed_masks(task, config, job=job.for_stage("visibility"))
     session = _Session(task=task, judge=judge, masks=masks, writer=PictureWriter(folder), job=job)
     session.write_truth()
@@ -111,7 +112,6 @@ def evaluate_setting(
         config=to_mapping(config), versions=versions(),
     )  # fmt: skip
     nearest = session.scored(NEAREST, "nearest input", "baseline", GIVEN, session.nearest)
-    stages = StageRecorder(choose_device(config.device))
     try:
         mapped = _mapped(task, config, stages, job)
     except (ReconstructionError, InsufficientParallaxError) as err:

@@ -180,9 +180,18 @@ def perceptual_from_config(
     if not config.lpips_trunk or config.weight_lpips == 0:
         return None
     _LOG.info("LPIPS with weights %s and %s", config.lpips_trunk, config.lpips_heads)
+    return resident_lpips(config, models or ModelCache(), device)
+
+
+def resident_lpips(config: SplattingConfig, models: ModelCache, device: torch.device | str = "cpu") -> Lpips:
+    """The network whose files a configuration names, out of a cache.
+
+    Raises:
+        WeightsError, InvalidInputError: as ``load_lpips``.
+    """
     trunk = resolve(config.lpips_trunk, setting="splatting.lpips_trunk")
     heads = resolve(config.lpips_heads, setting="splatting.lpips_heads")
-    return (models or ModelCache()).get(
+    return models.get(
         [trunk, heads],
         "LPIPS",
         lambda: load_lpips(trunk.path, heads.path).to(device),
