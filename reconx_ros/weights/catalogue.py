@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_bytes, write_text
 
 PACKAGE_FOLDER = Path(__file__).resolve().parent
 SUFFIX = ".safetensors"
@@ -223,11 +223,6 @@ def write_shipped(
         "size_bytes": len(content),
         **facts,
     }
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-        with whole_file(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"weights {path} cannot be written: {error.strerror or error}") from None
+    write_bytes(path, content)
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return path
