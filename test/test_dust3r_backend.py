@@ -24,6 +24,7 @@ from reconx_ros.core import (
     WeightsError,
 )
 from reconx_ros.geometry.projection import backproject, transform_points
+from reconx_ros.pointmap.alignment.memory import estimate_memory
 from reconx_ros.pointmap.backends import dust3r as backend_module
 from reconx_ros.pointmap.backends.dust3r import Dust3rBackend, PointmapNetBackend
 from reconx_ros.pointmap.base import registry
@@ -32,6 +33,7 @@ from reconx_ros.pointmap.network.architecture import config_from_string
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.weights import PUBLISHED_NAME, save_network
 from reconx_ros.pointmap.pairwise import PairPredictions
+from reconx_ros.weights.cache import ModelCache
 from reconx_ros.weights.catalogue import catalogue
 
 CPU = torch.device("cpu")
@@ -140,6 +142,15 @@ def test_a_network_of_ones_own(tmp_path: Path, true_network: None, weights: Path
     assert all(bool(view.valid.any()) for view in views.views)
     with pytest.raises(InvalidInputError, match="training_card"):
         PointmapNetBackend().load(PointmapConfig(network_weights=str(weights)), CPU)
+
+
+def test_the_network_stays_only_where_alignment_has_room_beside_it(weights: Path, true_network: None) -> None:
+    needed = estimate_memory([(i, j) for i in range(3) for j in range(3) if i != j], [(64, 96)] * 3).total
+    for spare, kept in ((1e9, 1), (1e3, 0)):
+        models = ModelCache()
+        config = PointmapConfig(dust3r_weights=str(weights), max_memory_gb=(needed + spare) / 1e9)
+        Dust3rBackend(models).reconstruct(keyframes(), config, device=CPU, job=Job())
+        assert len(models.keys) == kept
 
 
 def test_without_weights_the_message_says_how_to_get_them(tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ def test_names_paths_and_hub_names(shipped: Path, tmp_path: Path, hub_cache: Pat
     assert resolve.resolve(row.name, setting="s").path == snapshot / "model.ckpt"
 
 
+def test_what_belongs_to_a_folder(tmp_path: Path) -> None:
+    names = ["model_index.json", "unet/config.json", "unet/a.safetensors", "tokenizer/merges.txt"]
+    for name in [*names, ".cache/a.json", "unet/.lock.json", "film.mp4", "unet/deep/a.safetensors"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = resolve.WeightsSource(path=tmp_path).files()
+    assert sorted(str(path.relative_to(tmp_path)) for path in found) == sorted(names)
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

@@ -15,9 +15,10 @@ from pathlib import Path
 from reconx_ros.core import WeightsError
 from reconx_ros.weights import hub
 from reconx_ros.weights.catalogue import WeightsRow, catalogue
-from reconx_ros.weights.files import Digests, check_files, sha256
+from reconx_ros.weights.files import SUFFIXES, Digests, check_files, sha256
 
 FOLDER_VARIABLE = "RECONX_WEIGHTS"
+_KINDS = SUFFIXES | {".json", ".txt", ".model", ".yaml"}  # weights; settings, vocabularies
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -34,10 +35,10 @@ class WeightsSource:
     row: WeightsRow | None = None
 
     def files(self) -> tuple[Path, ...]:
-        """What belongs to them: all files of a folder but hidden ones; of a file, the descriptions beside it too."""
+        """What belongs to them: weights and descriptions in a folder and the folders in it; beside a file, too."""
         if self.path.is_dir():
-            inside = sorted(self.path.rglob("*"))
-            return tuple(p for p in inside if p.is_file() and not _is_hidden(p.relative_to(self.path)))
+            inside = sorted((*self.path.glob("*"), *self.path.glob("*/*")))
+            return tuple(p for p in inside if p.suffix in _KINDS and p.is_file() and not _is_hidden(p, self.path))
         if self.path.suffix != ".safetensors":
             return (self.path,)
         beside = (self.path.with_suffix(".json"), self.path.with_name("config.json"))
@@ -59,8 +60,8 @@ class WeightsSource:
         return digests.of_all(self.files())
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def weights_folder() -> Path:
