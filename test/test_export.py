@@ -14,7 +14,7 @@ from reconx_ros.core import InvalidInputError, StorageError, Trajectory
 from reconx_ros.io.colmap import read_colmap
 from reconx_ros.io.gaussians import read_scene_ply
 from reconx_ros.io.scenes import read_scene
-from reconx_ros.pipeline.clouds import observed_cloud
+from reconx_ros.pipeline.clouds import pointmap_cloud
 from reconx_ros.pipeline.export import export_result
 from reconx_ros.pipeline.reconstructor import Reconstruction
 from reconx_ros.pipeline.result import save_reconstruction
@@ -29,7 +29,7 @@ def result(tmp_path: Path) -> Path:
     trajectory = Trajectory(camera=views.views[0].camera, world_from_cams=())
     made = Reconstruction(
         keyframes=(), views=views, sequence=sequence_of(views), scene=initial_scene(views, SplattingConfig()),
-        cloud=observed_cloud(views, 0.5), trajectory=trajectory, novel_views=(),
+        cloud=pointmap_cloud(views, 0.5), trajectory=trajectory, novel_views=(),
         report={"config": {"splatting": {"antialiased": False}}},
     )  # fmt: skip
     save_reconstruction(made, tmp_path / "result")
