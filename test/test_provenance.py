@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from splatting_scenes import wall_views
 
-from reconx_ros.core import BY_TRUST, MEANINGS, InvalidInputError, PointMap, Provenance, check_provenance
+from reconx_ros.core import BY_TRUST, MEANINGS, InvalidInputError, PointCloud, PointMap, Provenance, check_provenance
 from reconx_ros.geometry.kinds import surest_majority
+from reconx_ros.geometry.voxel import thin_cloud
 from reconx_ros.pipeline.clouds import pointmap_cloud
 from reconx_ros.pointmap.stereo.consistency import confirmed
 from reconx_ros.splatting.config import SplattingConfig
@@ -115,6 +116,23 @@ def test_points_are_of_the_kind_of_their_pixels() -> None:
     cloud = pointmap_cloud(mixed, 0.5)
     kinds = {10: Provenance.OBSERVED, 11: Provenance.INFERRED}
     assert all((cloud.provenance[cloud.keyframe_ids == i] == kind).all() for i, kind in kinds.items())
+
+
+def test_a_measured_point_never_gives_way_to_a_surer_guess() -> None:
+    kinds = [3, 1, 2, 1, 0, 2]
+    cloud = PointCloud(
+        points=np.zeros((6, 3), np.float32),
+        rgb_u8=np.zeros((6, 3), np.uint8),
+        confidence=np.array([0.9, 0.2, 1.0, 0.3, 1.0, 0.8], np.float32),
+        provenance=np.array(kinds, np.uint8),
+        keyframe_ids=np.arange(6, dtype=np.uint32),
+    )
+    left = []
+    while len(cloud):
+        (kept,) = thin_cloud(cloud, 1.0).keyframe_ids
+        left.append(int(kept))
+        cloud = cloud.select(cloud.keyframe_ids != kept)
+    assert left == [3, 1, 0, 2, 5, 4]
 
 
 # The palette ----------------------------------------------------------------------------------------------------
