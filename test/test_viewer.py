@@ -94,6 +94,18 @@ def test_generated_and_unsure_points_are_left_out_on_request() -> None:
     assert (sure.passed, sure.total) == (len(sure), len(cloud))
 
 
+def test_what_other_programs_made_is_shown_until_it_is_hidden() -> None:
+    cloud, scene = wall_cloud(), wall_scene()
+    for part in (cloud.provenance, cloud.confidence, scene.provenance, scene.confidence):
+        part[:] = 0
+    assert len(model.shown_points(cloud, Selection(), 10**6)) == len(cloud)
+    assert len(model.shown_splats(scene, Selection(), 10**6)) == len(scene)
+    grey = model.shown_points(cloud, Selection(colour=model.PROVENANCE), 10**6).rgb_u8
+    assert (grey == KIND_COLOURS[Provenance.NONE]).all()
+    assert len(model.shown_points(cloud, Selection(kinds=MEASURED), 10**6)) == 0
+    assert len(model.shown_splats(scene, Selection(kinds=MEASURED), 10**6)) == 0
+
+
 def test_the_budget_thins_evenly_and_never_flickers() -> None:
     cloud = wall_cloud()
     half = model.shown_points(cloud, Selection(), len(cloud) // 2)
