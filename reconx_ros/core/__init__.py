@@ -6,11 +6,13 @@ from reconx_ros.core.errors import (
     BackendUnavailableError,
     CancelledError,
     ConfigError,
+    DoesNotFitError,
     InsufficientParallaxError,
     InvalidInputError,
     ReconstructionError,
     ReconxError,
     StorageError,
+    WeightsError,
 )
 from reconx_ros.core.frames import Frame, Keyframe
 from reconx_ros.core.job import CancelToken, Job
@@ -46,6 +48,7 @@ __all__ = [
     "CancelToken",
     "CancelledError",
     "ConfigError",
+    "DoesNotFitError",
     "Frame",
     "GaussianScene",
     "InsufficientParallaxError",
@@ -65,6 +68,7 @@ __all__ = [
     "StorageError",
     "Trajectory",
     "ViewSequence",
+    "WeightsError",
     "check_finite",
     "check_provenance",
     "check_shape",
