@@ -97,9 +97,7 @@ def test_damaged_notes_are_no_notes(data: st.DataObject) -> None:
 
 
 def test_notes_in_other_formats_are_read(tmp_path: Path) -> None:
-    notes = Image.Exif()
-    notes.get_ifd(0x8769)[0xA405] = 26
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.webp", exif=notes)
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.webp", exif=exif({0xA405: (3, 26)})[4:])
     assert focal_length_px(tmp_path / "a.webp", 64, 48) == pytest.approx(26 / 43.267 * 80)
 
 
