@@ -28,6 +28,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.core.settings import updated
 from reconx_ros.geometry.neighbours import nearest_distances
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pointmap.sfm.features import Features, extract
 from reconx_ros.pointmap.sfm.matching import match, symmetric_epipolar_px
@@ -225,10 +226,7 @@ def _scattered(scene: GaussianScene, seed: int) -> GaussianScene:
     """Smaller Gaussians drawn from the given ones, one from each."""
     generator = torch.Generator().manual_seed(seed)
     offsets = scene.log_scales.exp() * torch.randn(len(scene), 3, generator=generator)
-    w, x, y, z = torch.nn.functional.normalize(scene.quats_wxyz, dim=-1).unbind(dim=-1)
-    axis = torch.stack([x, y, z], dim=-1)
-    twice = 2 * torch.linalg.cross(axis, offsets)
-    turned = offsets + w[:, None] * twice + torch.linalg.cross(axis, twice)
+    turned = (rotations_from_quaternions_wxyz(scene.quats_wxyz) @ offsets[..., None])[..., 0]
     return replace(scene, means=scene.means + turned, log_scales=scene.log_scales - math.log(_SPLIT_SHRINK))
 
 
