@@ -16,8 +16,7 @@ from reconx_ros.cli.main import main
 from reconx_ros.core import CancelledError, CancelToken, InvalidInputError, Job, ReconxError, StorageError
 from reconx_ros.diffusion.conversion import convert
 from reconx_ros.diffusion.conversion.checkpoint_file import (
-    PlannedTensor,
-    StoredTensor,
+    LazyTensor,
     open_checkpoint,
     write_safetensors,
 )
@@ -180,7 +179,7 @@ def test_every_weight_is_used_or_left_out_for_a_reason(
 def test_full_size_key_list_is_consumed_and_fits_our_networks(reconx_parity: Path) -> None:
     shapes = key_list(reconx_parity / "keys" / "dynamicrafter_keys_full.txt")
     stored = {
-        key: StoredTensor(shape, torch.float32, lambda shape=shape: torch.empty(shape, device="meta"))
+        key: LazyTensor(shape, torch.float32, lambda shape=shape: torch.empty(shape, device="meta"))
         for key, shape in shapes.items()
         if key not in ("betas", "scale_arr")
     }
@@ -277,7 +276,7 @@ def test_names_what_is_wrong_with_the_weights(
     change: Callable[[Weights], Weights], message: str, weights: Weights, settings: PublishedSettings
 ) -> None:
     stored = {
-        name: StoredTensor(tuple(value.shape), value.dtype, lambda value=value: value)
+        name: LazyTensor(tuple(value.shape), value.dtype, lambda value=value: value)
         for name, value in change(weights).items()
     }
     with pytest.raises(InvalidInputError, match=message):
@@ -375,7 +374,7 @@ def test_stream_writer_writes_what_safetensors_reads(tmp_path: Path) -> None:
         "c": torch.ones(3, dtype=torch.bfloat16),
         "empty": torch.zeros(0, 4),
     }
-    plan = {k: PlannedTensor(tuple(v.shape), v.dtype, lambda v=v: v) for k, v in made.items()}
+    plan = {k: LazyTensor(tuple(v.shape), v.dtype, lambda v=v: v) for k, v in made.items()}
     write_safetensors(tmp_path / "x.safetensors", plan)
     loaded = safetensors_torch.load_file(tmp_path / "x.safetensors")
     assert loaded.keys() == made.keys()

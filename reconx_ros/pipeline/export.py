@@ -9,7 +9,7 @@ from typing import Any
 from reconx_ros.core import InvalidInputError, StorageError
 from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
 from reconx_ros.io.colmap import ColmapView, write_colmap
-from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
+from reconx_ros.io.gaussians import fitted_antialiased, read_scene_ply, write_scene_ply
 from reconx_ros.io.images import write_bytes_atomic
 from reconx_ros.io.splat_files import write_splat, write_spz
 
@@ -56,7 +56,7 @@ def _splat(folder: Path, out: Path) -> Path:
 
 def _spz(folder: Path, out: Path) -> Path:
     target = out / "scene.spz"
-    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=_antialiased(folder))
+    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=fitted_antialiased(folder))
     return target
 
 
@@ -90,14 +90,6 @@ def _colmap_view(folder: Path, document: dict[str, Any], entry: dict[str, Any]) 
         raise InvalidInputError(f"{name} has no file or no pose in cameras.json, expected both")
     camera = parse_camera(entry, 0.5 if has_corner_origin(document) else 0.0, name)
     return ColmapView(camera=camera, world_from_cam=pose, name=Path(entry["file"]).name)
-
-
-def _antialiased(folder: Path) -> bool:
-    """How the scene was fitted; the default of this package where no report says so."""
-    if not (folder / "report.json").is_file():
-        return True
-    config = load_json(folder / "report.json").get("config", {})
-    return bool(config.get("splatting", {}).get("antialiased", True))
 
 
 FORMATS: dict[str, Callable[[Path, Path], Path]] = {

@@ -34,12 +34,12 @@ _DTYPE_NAMES = {
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file: its shape and type, and how to read it."""
+class LazyTensor:
+    """A tensor of a file that is read or written: shape and type are known before its values."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    read: Callable[[], torch.Tensor]
+    values: Callable[[], torch.Tensor]
 
     @property
     def nbytes(self) -> int:
@@ -48,7 +48,7 @@ class StoredTensor:
 
 
 @contextlib.contextmanager
-def open_checkpoint(path: Path) -> Iterator[dict[str, StoredTensor]]:
+def open_checkpoint(path: Path) -> Iterator[dict[str, LazyTensor]]:
     """The named tensors of a ``.ckpt`` (or any file of ``torch.save``) or ``.safetensors`` file, read when asked for.
 
     Values of a PyTorch file are mapped from disk, so that converting 10 GB does not need 10 GB of memory. The wrappings
@@ -75,7 +75,7 @@ def open_checkpoint(path: Path) -> Iterator[dict[str, StoredTensor]]:
     else:
         content = _load_torch(path)
         yield {
-            name: StoredTensor(tuple(value.shape), value.dtype, functools.partial(_same, value))
+            name: LazyTensor(tuple(value.shape), value.dtype, functools.partial(_same, value))
             for name, value in _unwrapped(path, content).items()
         }
 
@@ -85,7 +85,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _open_safetensors(path: Path) -> Iterator[dict[str, StoredTensor]]:
+def _open_safetensors(path: Path) -> Iterator[dict[str, LazyTensor]]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
@@ -105,7 +105,7 @@ def _open_safetensors(path: Path) -> Iterator[dict[str, StoredTensor]]:
             part = file.get_slice(name)
             if part.get_dtype() not in types:
                 raise InvalidInputError(f"checkpoint {path}: '{name}' has type {part.get_dtype()}, expected floats")
-            found[name] = StoredTensor(
+            found[name] = LazyTensor(
                 tuple(part.get_shape()), types[part.get_dtype()], functools.partial(file.get_tensor, name)
             )
         yield _without_prefix(found)
@@ -152,22 +152,8 @@ def _without_prefix(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(_DEEPSPEED_PREFIX): value for name, value in tensors.items()}
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor to be written: its shape and type are known before its values are made."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    make: Callable[[], torch.Tensor]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the values in the file."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 def write_safetensors(
-    path: Path, tensors: Mapping[str, PlannedTensor], on_tensor: Callable[[str, int], None] | None = None
+    path: Path, tensors: Mapping[str, LazyTensor], on_tensor: Callable[[str, int], None] | None = None
 ) -> None:
     """Write a safetensors file one tensor at a time; ``safetensors.torch.save_file`` would hold all of them at once.
 
@@ -204,7 +190,7 @@ def write_safetensors(
         raise StorageError(f"weights {path} cannot be written: {error.strerror or error}") from None
 
 
-def _raw(planned: PlannedTensor) -> Any:
+def _raw(planned: LazyTensor) -> Any:
     """The values as an array of bytes."""
-    values = planned.make().detach().to(planned.dtype).contiguous().reshape(-1)
+    values = planned.values().detach().to(planned.dtype).contiguous().reshape(-1)
     return values.view(torch.uint8).numpy()

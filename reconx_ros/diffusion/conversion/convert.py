@@ -14,8 +14,7 @@ import torch
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError, Job, StorageError
 from reconx_ros.diffusion.conversion.checkpoint_file import (
-    PlannedTensor,
-    StoredTensor,
+    LazyTensor,
     open_checkpoint,
     write_safetensors,
 )
@@ -127,7 +126,7 @@ def convert_dynamicrafter(
 
 
 def plan_parts(
-    stored: Mapping[str, StoredTensor], settings: PublishedSettings, additions: Additions
+    stored: Mapping[str, LazyTensor], settings: PublishedSettings, additions: Additions
 ) -> tuple[list[Part], ScheduleConfig, list[str]]:
     """The components that a checkpoint becomes, its noise schedule, and notes; reads shapes and two small tables.
 
@@ -136,7 +135,7 @@ def plan_parts(
         BackendUnavailableError: without diffusers or transformers.
     """
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    tables = {name: stored[name].read() for name in ("betas", "scale_arr") if name in stored}
+    tables = {name: stored[name].values() for name in ("betas", "scale_arr") if name in stored}
     schedule = architecture.schedule_in(tables, settings.schedule)
     notes = []
     parts = [*_unet_parts(shapes, settings, additions), _vae_part(shapes)]
@@ -284,7 +283,7 @@ class _Progress:
 def _write(
     folder: Path,
     parts: list[Part],
-    plans: dict[str, dict[str, PlannedTensor]],
+    plans: dict[str, dict[str, LazyTensor]],
     schedule: ScheduleConfig,
     tokenizer: Path | None,
     progress: _Progress,
