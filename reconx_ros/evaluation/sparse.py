@@ -162,23 +162,23 @@ def fit_sparse(
     *,
     rasterizer: Rasterizer,
     device: torch.device,
-    with_frames_between: bool = False,
+    with_in_between_views: bool = False,
     job: Job | None = None,
 ) -> FitResult:
     """Plain 3DGS with densification, as many steps as the method itself takes.
 
     Args:
         sparse: where the Gaussians start.
-        sequence: stage 2's frames, of which only the inputs count unless ``with_frames_between``.
+        sequence: stage 2's frames, of which only the inputs count unless ``with_in_between_views``.
         config: steps, budget, size of the pictures, seed.
         rasterizer, device: who renders, and where.
-        with_frames_between: also fit the frames between (the paper's second row).
+        with_in_between_views: also fit the in-between views (the paper's second row).
         job: progress and cancellation.
 
     Raises:
         InvalidInputError, ReconstructionError, FitCancelledError: as ``fit``.
     """
-    views = sequence.views if with_frames_between else tuple(v for v in sequence.views if v.is_input)
+    views = sequence.views if with_in_between_views else tuple(v for v in sequence.views if v.is_input)
     chosen = replace(sequence, views=views)
     steps = config.splatting.steps
     plain = {

@@ -22,7 +22,7 @@ class TrainingView:
         intrinsics: [1, 3, 3], pixel-centre origin.
         target: colours, weights, depth.
         confidence: [H, W] in [0, 1], whatever the configuration makes of it.
-        observed: [H, W] bool, pixels that this very camera took; all False for views between.
+        observed: [H, W] bool, pixels that this very camera took; all False for in-between views.
         is_input: whether a camera took this view.
     """
 

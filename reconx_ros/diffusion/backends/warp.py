@@ -1,4 +1,4 @@
-"""The view generator that generates nothing: what the keyframes saw, seen from between them."""
+"""The view generator that generates nothing: in-between views show what the keyframes saw."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class WarpGenerator:
     ) -> ViewSequence:
         """Frames along the trajectory; see ``ViewGenerator``.
 
-        Keyframes are OBSERVED with confidence 1 everywhere, for a camera took every pixel. Pixels of frames between are
-        OBSERVED with a confidence below 1 where some keyframe saw the surface, and NONE elsewhere.
+        Keyframes are OBSERVED with confidence 1 everywhere, for a camera took every pixel. Pixels of in-between views
+        are OBSERVED with a confidence below 1 where some keyframe saw the surface, and NONE elsewhere.
         """
         settings = BlendSettings()
         surfaces = [
@@ -51,7 +51,7 @@ class WarpGenerator:
 
 
 def _warning(between: list[SequenceView]) -> str:
-    text = "the warp backend generates nothing: views between keyframes show only what a keyframe saw"
+    text = "the warp backend generates nothing: in-between views show only what a keyframe saw"
     if not between:
         return text
     empty = sum(float((v.provenance == int(Provenance.NONE)).float().mean()) for v in between) / len(between)

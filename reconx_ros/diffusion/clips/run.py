@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from reconx_ros.core import AlignedViews, InvalidInputError, Job, ReconstructionError, Trajectory, check_shape
-from reconx_ros.diffusion.base import MadeFrame
+from reconx_ros.diffusion.base import InBetweenView
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path
 from reconx_ros.diffusion.clips.plan import ClipPlan, KeyframeRef, PictureRef
 from reconx_ros.diffusion.clips.render_guidance import RenderTarget, render_target
@@ -85,9 +85,9 @@ class ClipModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlacedFrame:
-    """A made-up frame, and what the keyframes' surfaces look like from its planned pose."""
+    """An in-between view, and what the keyframes' surfaces look like from its planned pose."""
 
-    frame: MadeFrame
+    frame: InBetweenView
     render: BlendedView
 
 
@@ -119,7 +119,7 @@ def run_clips(
         notes.extend(result.warnings)
         poses = plan.trajectory.world_from_cams
         for j in plan.kept:
-            frame = MadeFrame(rgb=clips[-1][j], camera=plan.trajectory.camera, world_from_cam=poses[j])
+            frame = InBetweenView(rgb=clips[-1][j], camera=plan.trajectory.camera, world_from_cam=poses[j])
             placed.append(PlacedFrame(frame=frame, render=renders[j]))
     return placed, tuple(dict.fromkeys(notes))
 
