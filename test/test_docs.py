@@ -120,14 +120,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_docstrings_and_interfaces_name_only_what_exists() -> None:
     texts = {path: "\n".join(docstrings(path)) for path in PACKAGE.rglob("*.py")}
     texts |= {path: path.read_text(encoding="utf-8") for path in INTERFACES}
-    wrong = {p.name: missing_files(t) + missing_names(t) for p, t in texts.items()}
-    assert not {name: found for name, found in wrong.items() if found}
+    wrong = {
+        path.relative_to(ROOT): missing_files(text) + missing_names(text) + not_beside(path, text)
+        for path, text in texts.items()
+    }
+    assert not {path: found for path, found in wrong.items() if found}
+
+
+def not_beside(path: Path, text: str) -> list[str]:
+    """Modules that a file's text names without their folder, and that lie neither beside it nor in the root."""
+    bare = [name for name in FILE.findall(text) if name.endswith(".py") and "/" not in name]
+    return [name for name in bare if not (path.parent / name).exists() and not (ROOT / name).exists()]
 
 
 def test_what_does_not_exist_is_noticed() -> None:
-    text = (
-        "`pointmap/nowhere.py`, io/ply.py, reconx_ros.core.SE3, reconx_ros.core.transforms.SE3.exp, reconx_ros.no"
-    )
+    text = "`pointmap/nowhere.py`, io/ply.py, reconx_ros.core.SE3, reconx_ros.core.transforms.SE3.exp, reconx_ros.no"
     assert missing_files(text) == ["pointmap/nowhere.py"] and missing_names(text) == ["reconx_ros.no"]
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""How much memory a device or this computer has free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a view generator is."""
+"""The interface of view generators, and the table of those that there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Size of an image from what stands before its pixels: hundreds of pictures are measured without decoding one."""
+"""Size of an image from its header: hundreds of pictures are measured without decoding one."""
 
 from __future__ import annotations
 

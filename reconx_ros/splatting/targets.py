@@ -1,4 +1,4 @@
-"""What the views of a sequence ask of their pictures."""
+"""What each picture of the fit should look like: the views of a sequence as targets, with a weight per pixel."""
 
 from __future__ import annotations
 
