@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import architecture
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +146,18 @@ def test_the_architecture_page_lists_every_folder() -> None:
     listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")} - {"."}
     assert folders - listed == set() and {n for n in listed if not (PACKAGE / n).is_dir()} == set()
+
+
+def test_the_architecture_page_tells_the_import_rules() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## ")[0]
+    library = ", ".join(architecture.MAY_IMPORT["pipeline"])
+    told = {}
+    for part, cell in re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", page, re.MULTILINE):
+        words = cell.replace("the library", library).split(", but")[0].strip("- ")
+        told[part] = set(words.split(", ")) - {part, ""}
+    rules = {part: set(others) - {part} for part, others in architecture.MAY_IMPORT.items() if part}
+    assert told.pop("cli") == {"all of them; `ros` only inside functions"} and rules.pop("cli")
+    assert told == rules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.conversion.checkpoint_file import LazyTensor
+from reconx_ros.diffusion.conversion.safetensors_file import PlannedTensor
 from reconx_ros.diffusion.network.checkpoint_keys import Source
+from reconx_ros.weights.tensors import StoredTensor
 
 # Weights of public files that nothing here needs, and why. The first pattern that fits counts.
 IGNORED = (
@@ -56,7 +57,7 @@ class Part:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def check_complete(path: str, stored: Mapping[str, LazyTensor], parts: list[Part]) -> dict[str, int]:
+def check_complete(path: str, stored: Mapping[str, StoredTensor], parts: list[Part]) -> dict[str, int]:
     """Hold a checkpoint against what the parts need.
 
     Returns:
@@ -98,7 +99,7 @@ def _first(names: list[str]) -> str:
     return f"{shown}, ..." if len(names) > _SHOWN else shown
 
 
-def _check_shapes(path: str, stored: Mapping[str, LazyTensor], parts: list[Part]) -> None:
+def _check_shapes(path: str, stored: Mapping[str, StoredTensor], parts: list[Part]) -> None:
     for part in parts:
         for name, source in part.sources.items():
             public = stored[source.key].shape
@@ -110,7 +111,9 @@ def _check_shapes(path: str, stored: Mapping[str, LazyTensor], parts: list[Part]
                 )
 
 
-def planned_tensors(part: Part, stored: Mapping[str, LazyTensor], dtype: torch.dtype | None) -> dict[str, LazyTensor]:
+def planned_tensors(
+    part: Part, stored: Mapping[str, StoredTensor], dtype: torch.dtype | None
+) -> dict[str, PlannedTensor]:
     """The part's weights, each read and changed when it is written; ``dtype`` None keeps that of the checkpoint."""
     first = next(iter(part.sources.values()), None)
     own = dtype or (stored[first.key].dtype if first else torch.float32)
@@ -118,15 +121,15 @@ def planned_tensors(part: Part, stored: Mapping[str, LazyTensor], dtype: torch.d
     for name, shape in part.shapes.items():
         source = part.sources.get(name)
         if source is None:
-            plan[name] = LazyTensor(shape, own, functools.partial(fresh_weight, name, shape))
+            plan[name] = PlannedTensor(shape, own, functools.partial(fresh_weight, name, shape))
         else:
             kept = stored[source.key]
-            plan[name] = LazyTensor(shape, dtype or kept.dtype, functools.partial(_taken, source, kept))
+            plan[name] = PlannedTensor(shape, dtype or kept.dtype, functools.partial(_taken, source, kept))
     return plan
 
 
-def _taken(source: Source, stored: LazyTensor) -> torch.Tensor:
-    return source.take(stored.values())
+def _taken(source: Source, stored: StoredTensor) -> torch.Tensor:
+    return source.take(stored.read())
 
 
 def fresh_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
