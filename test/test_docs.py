@@ -33,7 +33,7 @@ DOTTED = re.compile(r"\breconx_ros(?:\.[A-Za-z_]\w*)+")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 OTHERS = {"metadata.yaml", "metrics.md"}  # files of bags, and files that the package writes
 # Former words for what the glossary calls an in-between view or a generated pixel.
-RETIRED = re.compile(r"made-up (?:frame|view|pixel)|(?:frames|views) between\b(?! them)", re.IGNORECASE)
+RETIRED = re.compile(r"made-up (?:frame|view|pixel)|(?:frames|views)\s+between\b(?!\**\s+them)", re.IGNORECASE)
 
 
 @cache
