@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import KIND_COMMENT, GaussianScene, InvalidInputError
+from reconx_ros.io.cameras_json import load_json
 from reconx_ros.io.ply import kind_columns, read_ply, require_fields, write_ply
 
 _EXTRA = ("confidence", "provenance", "keyframe_id")
@@ -92,3 +93,11 @@ def _extra(path: Path, table: np.ndarray) -> dict[str, torch.Tensor]:
         "confidence": torch.from_numpy(columns["confidence"]),
         "keyframe_ids": torch.from_numpy(columns["keyframe_ids"].astype(np.int64)),
     }
+
+
+def fitted_antialiased(folder: Path) -> bool:
+    """Whether the scene of a result folder was fitted antialiased; as by default where no report says so."""
+    if not (folder / "report.json").is_file():
+        return True
+    config = load_json(folder / "report.json").get("config", {})
+    return bool(config.get("splatting", {}).get("antialiased", True))

@@ -212,7 +212,7 @@ class ReconxConfig(Settings):
     keyframes: KeyframeConfig = section(KeyframeConfig, "Which frames are kept.")
     coverage: CoverageConfig = section(CoverageConfig, "When to reconstruct.")
     pointmap: PointmapConfig = section(PointmapConfig, "Stage 1, geometry.")
-    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, views between.")
+    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, in-between views.")
     splatting: SplattingConfig = section(SplattingConfig, "Stage 3, Gaussians.")
     output: OutputConfig = section(OutputConfig, "What is published and written.")
     ros: RosConfig = section(RosConfig, "Topics, frames and timing of the nodes.")

@@ -51,7 +51,7 @@ class Reconstruction:
     Attributes:
         keyframes: its input.
         views: stage 1, one pointmap per keyframe.
-        sequence: stage 2, the keyframes and the frames between.
+        sequence: stage 2, the keyframes and the in-between views.
         scene: stage 3.
         cloud: points of all kinds with at least the exported or coverage confidence, whichever is lower.
         trajectory: poses of the novel views.
@@ -152,7 +152,7 @@ class Reconstructor:
         return self._align(backend, keyframes, metric_poses, job or Job(stage="pointmap"))
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
-        """Stage 2 alone: the views of stage 1 and frames between them.
+        """Stage 2 alone: the views of stage 1 and the in-between views.
 
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.

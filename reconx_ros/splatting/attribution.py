@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from reconx_ros.core import PLACE_TOLERANCE, GaussianScene, Provenance
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.harmonics import SH_C0
-from reconx_ros.splatting.projection import covariances, project_gaussians, rotation_matrices
+from reconx_ros.splatting.projection import covariances, project_gaussians
 from reconx_ros.splatting.targets import TrainingView
 
 _MIN_VISIBLE_SHARE = 0.05  # of a Gaussian's own footprint, for its colour to count as seen
@@ -57,7 +58,11 @@ def on_measured_surface(scene: GaussianScene, view: TrainingView) -> torch.Tenso
     """
     with torch.no_grad():
         longest, which = scene.log_scales.exp().max(dim=-1)
-        axes = rotation_matrices(scene.quats_wxyz).gather(2, which[:, None, None].expand(-1, 3, 1)).squeeze(-1)
+        axes = (
+            rotations_from_quaternions_wxyz(scene.quats_wxyz)
+            .gather(2, which[:, None, None].expand(-1, 3, 1))
+            .squeeze(-1)
+        )
         arms = longest[:, None] * axes
         out = compared(scene.means, view).agrees
         for end in (scene.means + arms, scene.means - arms):

@@ -47,12 +47,12 @@ class _Plan:
 class MultiviewBackend:
     """Stage 1 for frames with known poses. Works in any unit; its accuracy is that of the poses.
 
-    With ``config.refine_poses``, poses are first corrected by what the images say (refine.py).
-    Each view is swept against its best sources (pairs.py, sweep.py), smoothed (sgm.py), and refined (stereo.py); then
-    a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates the
-    chance of an error below 2 % (confidence.py). Where fewer than ``config.min_consistent`` of the views that see the
-    surface confirm it, confidence is below 0.4, so that such pixels help the pictures but enter no cloud. The depth of
-    kept pixels is the mean of the views that agree; at least one other does, so all of them are OBSERVED.
+    With ``config.refine_poses``, poses are first corrected by what the images say (``pointmap.sfm.refine``). Then the
+    modules of ``pointmap.stereo`` sweep each view against its best sources, smooth and refine its depth. A pixel stays
+    where other views see the same surface; its confidence estimates the chance of an error below 2 %. Where fewer than
+    ``config.min_consistent`` of the views that see the surface confirm it, confidence is below 0.4, so that such pixels
+    help the pictures but enter no cloud. The depth of kept pixels is the mean of the views that agree; at least one
+    other does, so all of them are OBSERVED.
     """
 
     name = "multiview"
