@@ -31,6 +31,7 @@ from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
 
 _MAX_SIDE = 1600  # px; larger pictures are shrunk when read
+_VIEWS = 6
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +45,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("input", type=Path, help="folder of a scene, or of photos")
     parser.add_argument(
-        "--views", type=int, default=6, help="number of input images (the scene's own split where it has one)"
+        "--views",
+        type=int,
+        help=f"number of input images (the scene's own split where it has one); {_VIEWS}, or all where there are fewer",
     )
     parser.add_argument(
         "--poses",
@@ -124,13 +127,15 @@ def read_input(folder: Path, poses: str | None, fov_deg: float | None, **options
     return scene
 
 
-def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyframe]:
+def scene_keyframes(scene: Scene, count: int | None, *, use_depth: bool) -> list[Keyframe]:
     """The scene's own split of that size, or images spread evenly over it; ids are indices into the scene.
+
+    Without a count, 6 images or as many as there are.
 
     Raises:
         InvalidInputError: when the scene has fewer images, or count is below 2.
     """
-    names = scene.inputs(count)
+    names = scene.inputs(min(_VIEWS, max(len(scene.names), 2)) if count is None else count)
     frames = [scene.frame(name) if use_depth else replace(scene.frame(name), depth_m=None) for name in names]
     return [chosen_keyframe(scene.names.index(name), frame) for name, frame in zip(names, frames, strict=True)]
 

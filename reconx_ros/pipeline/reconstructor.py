@@ -23,7 +23,7 @@ from reconx_ros.core import (
 from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
-from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
+from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud, require_confident
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
@@ -98,7 +98,7 @@ class Reconstructor:
             InvalidInputError: for keyframes that cannot be used.
             InsufficientParallaxError: when the camera never moved sideways enough to see depth.
             BackendUnavailableError: when a named backend cannot run here.
-            ReconstructionError: when a stage's outcome is empty.
+            ReconstructionError: when a stage's outcome is empty, or no pixel's depth is sure.
             CancelledError: when the job was cancelled; nothing is returned and nothing written.
         """
         if len(keyframes) < 2:
@@ -111,6 +111,7 @@ class Reconstructor:
         stages = StageRecorder(device)
         with stages.measure("pointmap", backend.name):
             views = self._align(backend, keyframes, metric_poses, job.for_stage("pointmap"))
+        require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
         with stages.measure("diffusion", generator.name):
             sequence = self._generate(generator, views, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name):
@@ -219,6 +220,10 @@ class Reconstructor:
         if not sequence.generates:
             return observed
         return PointCloud.concatenate([observed, generated_cloud(sequence, views, floor)])
+
+
+def _all_posed(keyframes: Sequence[Keyframe]) -> bool:
+    return all(k.frame.world_from_cam is not None for k in keyframes)
 
 
 class SceneRenderer:

@@ -35,17 +35,18 @@ def read_colmap_folder(request: Request) -> Scene:
     found = {view.name: view for view in sorted(read_colmap(model), key=lambda view: view.name)}
     if not found:
         raise InvalidInputError(f"COLMAP model {model} has no posed images, expected at least one")
-    files = picture_paths(_picture_folder(request, model), list(found))
+    folder = _picture_folder(request, model)
+    files, by_order = picture_paths(folder, list(found))
     by_name = {name_in(path, root): (path, found[key]) for key, path in files.items()}
     return scene_from_pictures(
         request,
-        list(by_name),
+        {name: path for name, (path, _) in by_name.items()},
         lambda name: _picture(name, *by_name[name]),
         metric_scale=False,
         layout="colmap",
         pose_source="COLMAP model",
-        splits=every_eighth_split(list(by_name)),
-        notes=_other_models(model),
+        splits=every_eighth_split,
+        notes=(*_other_models(model), *by_order),
     )
 
 
