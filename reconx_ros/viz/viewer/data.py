@@ -118,10 +118,14 @@ class Feed(Protocol):
         ...
 
 
-def load_result(folder: Path) -> ViewerData:
+def load_result(folder: Path, *, drop_bad: bool = False) -> ViewerData:
     """Read what ``reconx demo``, ``replay`` and ``reconstruct`` write, or a map that a node saved.
 
     Parts that are absent are named in ``notes``; parts that are damaged are errors.
+
+    Args:
+        folder: the result.
+        drop_bad: leave out Gaussians with NaN or infinity instead of refusing them.
 
     Raises:
         InvalidInputError: for a folder that holds neither points.ply nor scene.ply, or a damaged file.
@@ -143,7 +147,7 @@ def load_result(folder: Path) -> ViewerData:
     return ViewerData(
         title=folder.resolve().name,
         cloud=read_point_cloud_ply(points) if points.is_file() else PointCloud.empty(),
-        scene=read_scene_ply(scene) if scene.is_file() else None,
+        scene=read_scene_ply(scene, drop_bad=drop_bad) if scene.is_file() else None,
         keyframes=keyframes,
         novel=novel,
         metric_scale=metric_scale,
