@@ -45,12 +45,10 @@ def unpacked(path: Path, file: PlyFile) -> np.ndarray:
         raise InvalidInputError(f"{path} has {len(harmonics)} rows of harmonics, expected {count}, one per Gaussian")
     chunk = chunks[np.arange(count) // _CHUNK]
     colour = _bits(vertices["packed_color"], (8, 8, 8, 8))
-    columns = dict(
-        zip("xyz", _within(path, chunk, "", "xyz", _bits(vertices["packed_position"], (11, 10, 11))), strict=True)
-    )
-    columns |= _colours(path, chunk, colour)
-    for name in harmonics.dtype.names or () if harmonics is not None else ():
-        columns[name] = _harmonic(harmonics[name])
+    positions = _within(path, chunk, "", "xyz", _bits(vertices["packed_position"], (11, 10, 11)))
+    columns = {**dict(zip("xyz", positions, strict=True)), **_colours(path, chunk, colour)}
+    if harmonics is not None:
+        columns |= {name: _harmonic(harmonics[name]) for name in harmonics.dtype.names or ()}
     columns["opacity"] = _logits(colour[3])
     scales = _within(path, chunk, "scale_", "xyz", _bits(vertices["packed_scale"], (11, 10, 11)))
     columns |= {f"scale_{i}": values for i, values in enumerate(scales)}

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import GaussianScene, InvalidInputError, Provenance
+from reconx_ros.geometry.working_frame import in_single_precision
 from reconx_ros.io.compressed_ply import OTHER_ELEMENTS, is_compressed, unpacked
 from reconx_ros.io.ply import read_ply_file, require_fields, write_ply
 
@@ -49,17 +50,16 @@ def write_scene_ply(path: Path, scene: GaussianScene, *, extra: bool = True) -> 
     Raises:
         StorageError: when the file cannot be written; an older one is then untouched.
     """
+    scene, local_from_world = in_single_precision(scene)
     higher = scene.sh[:, 1:].transpose(1, 2).flatten(1)  # [N, 3 (K - 1)]
     columns = [scene.means, scene.sh[:, 0], higher, scene.logit_opacities[:, None], scene.log_scales, scene.quats_wxyz]
-    names = scene_fields(int(scene.sh.shape[1]))
+    names, comments = scene_fields(int(scene.sh.shape[1])), []
+    if local_from_world is not None:
+        comments.append(f"{_OFFSET} {' '.join(repr(-float(v)) for v in local_from_world.translation)}")
     if extra:
         columns += [getattr(scene, n)[:, None] for n in ("confidence", "provenance", "keyframe_ids")]
         names += _EXTRA
-    comments = [_COMMENT] if extra else []
-    if scene.means.dtype == torch.float64:
-        offset = scene.means.detach().cpu().mean(dim=0) if len(scene) else torch.zeros(3, dtype=torch.float64)
-        columns[0] = scene.means.detach().cpu() - offset
-        comments.append(f"{_OFFSET} {' '.join(repr(float(v)) for v in offset)}")
+        comments.append(_COMMENT)
     values = torch.cat([c.detach().cpu().float() for c in columns], dim=-1).numpy()  # [N, D]
     table = np.ascontiguousarray(values, "<f4").view(np.dtype([(n, "<f4") for n in names])).reshape(-1)
     write_ply(path, table, comments)

@@ -1,4 +1,8 @@
-"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out."""
+"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out.
+
+All that goes in and comes out is in the world of the keyframes; the stages work where single precision suffices
+(``reconx_ros.pipeline.working_frame``).
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
 from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.pipeline.working_frame import centred, working
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.memory import plan_memory
 from reconx_ros.pointmap.scale import scale_to_metric
@@ -50,7 +55,7 @@ class Reconstruction:
         keyframes: its input.
         views: stage 1, one pointmap per keyframe.
         sequence: stage 2, the keyframes and the frames between.
-        scene: stage 3.
+        scene: stage 3; positions in double precision where the world's origin is far.
         cloud: observed and generated points with at least the exported or coverage confidence, whichever is lower.
         trajectory: poses of the novel views.
         novel_views: pictures of the scene along the trajectory.
@@ -112,20 +117,23 @@ class Reconstructor:
         with stages.measure("pointmap", backend.name):
             views = self._align(backend, keyframes, metric_poses, job.for_stage("pointmap"))
         require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
+        frame = working(views)
+        local = frame.views(views)
         with stages.measure("diffusion", generator.name):
-            sequence = self._generate(generator, views, job.for_stage("diffusion"))
+            sequence = self._generate(generator, local, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name):
-            fitted = self._fit(views, sequence, rasterizer, perceptual, job.for_stage("splatting"))
+            fitted = self._fit(local, sequence, rasterizer, perceptual, job.for_stage("splatting"))
         with stages.measure("render", rasterizer.name):
-            trajectory, novel_views = self._render(views, fitted.scene, rasterizer, job.for_stage("render"))
-        cloud = self._cloud(views, sequence)
+            trajectory, novel_views = self._render(local, fitted.scene, rasterizer, job.for_stage("render"))
+        cloud, fitted = frame.back.cloud(self._cloud(local, sequence)), frame.back.fitted(fitted)
         report = build_report(
             config, device=device, keyframes=keyframes, views=views, sequence=sequence, fitted=fitted, cloud=cloud,
             novel_views=len(novel_views), stages=stages.records,
         )  # fmt: skip
         return Reconstruction(
-            keyframes=tuple(keyframes), views=views, sequence=sequence, scene=fitted.scene, cloud=cloud,
-            trajectory=trajectory, novel_views=novel_views, report=report,
+            keyframes=tuple(keyframes), views=views, sequence=frame.back.sequence(sequence), scene=fitted.scene,
+            cloud=cloud, trajectory=frame.back.trajectory(trajectory), novel_views=frame.back.rendered(novel_views),
+            report={**report, "working_frame": frame.described()},
         )  # fmt: skip
 
     def align(
@@ -148,7 +156,9 @@ class Reconstructor:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
         """
         torch.manual_seed(self._config.seed)
-        return self._generate(choose_generator(self._config), views, job or Job(stage="diffusion"))
+        frame = working(views)
+        made = self._generate(choose_generator(self._config), frame.views(views), job or Job(stage="diffusion"))
+        return frame.back.sequence(made)
 
     def fit(self, views: AlignedViews, sequence: ViewSequence, *, job: Job | None = None) -> FitResult:
         """Stage 3 alone: Gaussians that start from the pointmaps of stage 1 and look like the frames of stage 2.
@@ -158,17 +168,22 @@ class Reconstructor:
         """
         splatting = self._config.splatting
         rasterizer, perceptual = select_rasterizer(splatting, self._device), perceptual_from_config(splatting)
-        return self._fit(views, sequence, rasterizer, perceptual, job or Job(stage="splatting"))
+        frame = working(views)
+        local, job = frame.views(views), job or Job(stage="splatting")
+        return frame.back.fitted(self._fit(local, frame.sequence(sequence), rasterizer, perceptual, job))
 
     def _align(
         self, backend: PointmapBackend, keyframes: Sequence[Keyframe], metric_poses: bool, job: Job
     ) -> AlignedViews:
         plan = plan_memory(backend.name, keyframes, self._config.pointmap, device=self._device)
-        views = backend.reconstruct(keyframes, plan.config, device=self._device, job=job)
+        frame = centred(keyframes)
+        near = frame.keyframes(keyframes)
+        views = backend.reconstruct(near, plan.config, device=self._device, job=job)
         if views.scale_source == "poses" and not metric_poses:
             views = replace(views, metric_scale=False, scale_source=None)
         views = replace(views, warnings=(*plan.warnings, *views.warnings))
-        return scale_to_metric(views, keyframes, plan.config, metric_poses=metric_poses, device=self._device, job=job)
+        views = scale_to_metric(views, near, plan.config, metric_poses=metric_poses, device=self._device, job=job)
+        return frame.back.views(views)
 
     def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
         config = self._config

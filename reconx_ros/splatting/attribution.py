@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 
 from reconx_ros.core import GaussianScene, Provenance
+from reconx_ros.geometry.working_frame import near_plane
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.harmonics import SH_C0
 from reconx_ros.splatting.projection import covariances, project_gaussians
 from reconx_ros.splatting.targets import TrainingView
 
 _MIN_VISIBLE_SHARE = 0.05  # of a Gaussian's own footprint, to count as seen
-_NEAR = 0.01
 
 
 def attribute(
@@ -70,7 +70,7 @@ def blending_weights(
             width=view.camera.width,
             height=view.camera.height,
             antialiased=antialiased,
-            near=_NEAR,
+            near=near_plane(scene.means),
         )
         (gradient,) = torch.autograd.grad((rendering.rgb[0] * pixels).sum(), flat)
     return gradient[:, 0] / SH_C0
@@ -86,7 +86,7 @@ def _footprints(scene: GaussianScene, view: TrainingView, antialiased: bool) -> 
             view.intrinsics[0],
             width=view.camera.width,
             height=view.camera.height,
-            near=_NEAR,
+            near=near_plane(scene.means),
         )
         out = torch.full((len(scene),), torch.inf, device=scene.means.device)
         share = seen.compensations if antialiased else 1.0
