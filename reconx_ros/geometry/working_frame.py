@@ -52,7 +52,7 @@ def moved_cloud(cloud: PointCloud, new_from_old: Sim3) -> PointCloud:
 
 def moved_scene(scene: GaussianScene, new_from_old: Sim3) -> GaussianScene:
     """The Gaussians in another frame of the same axes; in double precision where it is moved, not only scaled."""
-    shift = torch.as_tensor(new_from_old.translation, dtype=torch.float64, device=scene.means.device)
+    shift = torch.tensor(new_from_old.translation, dtype=torch.float64, device=scene.means.device)
     means = new_from_old.scale * scene.means.double() + shift
     kept = {name: getattr(scene, name) for name in scene.__dataclass_fields__}
     kept["means"] = means if new_from_old.translation.any() else means.float()

@@ -17,6 +17,7 @@ from reconx_ros.core.transforms import rotation_from_quaternion_wxyz
 FOCAL_LENGTHS = (0.2, 10.0)  # over the picture's width
 _QUATERNION_LENGTHS = (0.9, 1.1)  # what rounding and averaging leave
 _MIDDLE = (0.2, 0.8)  # of a side, where the principal point of an uncropped picture lies
+_ROUNDING = 1e-8
 _OTHER_SIZE, _SAME_FACTOR = 0.15, 0.05
 
 
@@ -97,6 +98,17 @@ def pose_from_quaternion(quaternion_wxyz: np.ndarray, translation: np.ndarray) -
             f"quaternion (w, x, y, z) = {np.round(quaternion_wxyz, 6).tolist()} has length {length:.3g}, expected 1"
         )
     return SE3(rotation=rotation_from_quaternion_wxyz(quaternion_wxyz), translation=translation)
+
+
+def rounding_moves(poses: Iterable[SE3]) -> float:
+    """By how much the rounding of a rotation moves a camera that a file keeps as camera-from-world, over their spread.
+
+    The position is then -R^T t: where it lies far from the origin, an error of 1e-8 in R, which a matrix printed with 8
+    digits has, moves it by 1e-8 of that distance.
+    """
+    centres = np.stack([pose.translation for pose in poses])
+    spread = float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
+    return _ROUNDING * float(np.linalg.norm(centres.mean(axis=0))) / spread if spread > 0 else 0.0
 
 
 def check_unique(names: Iterable[str], title: str) -> None:

@@ -115,6 +115,8 @@ class Scene:
         pose_source: where the poses come from, in words; None where nothing says so.
         splits: few-view splits by number of inputs ("2", "3", ...), suggested or defined by the data set.
         notes: what was left out or assumed, a sentence each.
+        coarse_positions: whether positions are to be doubted: the file keeps them, far from the origin, as rotated
+            coordinates, where the rounding of a rotation moves a camera.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Scene:
     pose_source: str | None = None
     splits: Mapping[str, SceneSplit] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    coarse_positions: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:

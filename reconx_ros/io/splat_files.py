@@ -27,7 +27,6 @@ _SPZ_MAX_FRACTION_BITS = 12  # a quarter of a millimetre in a metric world
 _SPZ_MAX_POSITION = (1 << 23) - 1
 _SPZ_LOG_SCALES = (-8.5, 4.5)  # typical ones; the format cuts off at -10 and 5.9
 _SPZ_USUAL_LOG_SCALE = -4.6  # a standard deviation of 0.01
-_MAX_POWER = 12
 _log = logging.getLogger(__name__)
 # Whether each harmonic of degree 1 to 3 changes its sign where y and z do, in the order of 3DGS.
 _SPZ_SH_SIGNS = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
@@ -119,12 +118,12 @@ def _in_fitting_unit(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.
     typical = float(np.median(arrays["log_scales"]))
     if _SPZ_LOG_SCALES[0] < typical < _SPZ_LOG_SCALES[1]:
         return arrays
-    power = round(float(np.clip((_SPZ_USUAL_LOG_SCALE - typical) / np.log(10), -_MAX_POWER, _MAX_POWER)))
+    room = np.log10(_SPZ_MAX_POSITION / max(float(np.abs(arrays["means"]).max()), 1e-30))
+    power = round(min((_SPZ_USUAL_LOG_SCALE - typical) / np.log(10), np.floor(room)))
     _log.warning("%s is written in units of 1e%d of the scene's", path, -power)
-    larger = np.float32(10.0**power)
     return {
         **arrays,
-        "means": arrays["means"] * larger,
+        "means": arrays["means"] * np.float64(10) ** power,
         "log_scales": arrays["log_scales"] + np.float32(power * np.log(10)),
     }
 
