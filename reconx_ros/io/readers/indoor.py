@@ -106,7 +106,7 @@ def _seven_scenes_picture(
         path=root / name,
         lens=Lens(camera=cameras[0]),
         world_from_cam=pose,
-        depth=DepthFile(path=depth, camera=cameras[1]) if depth.is_file() else None,
+        depth=DepthFile(path=depth, camera=cameras[1]),
     )
 
 
@@ -165,13 +165,16 @@ def _scannet_picture(root: Path, name: str, pose: SE3) -> PictureFile:
     colour = _intrinsics_file(root, "color")
     if colour is None:
         raise InvalidInputError(f"scene {root} has no intrinsics, expected {root / 'intrinsic/intrinsic_color.txt'}")
-    depth_path, depth = root / "depth" / f"{path.stem}.png", None
-    if depth_path.is_file():
-        own = _intrinsics_file(root, "depth")
-        camera = None if own is None else _camera_from_file(own, image_size(depth_path, as_stored=True))
-        depth = DepthFile(path=depth_path, camera=camera)
+    depth = _scannet_depth(root, root / "depth" / f"{path.stem}.png") if (root / "depth").is_dir() else None
     camera = _camera_from_file(colour, image_size(path, as_stored=True))
     return PictureFile(name=name, path=path, lens=Lens(camera=camera), world_from_cam=pose, depth=depth)
+
+
+def _scannet_depth(root: Path, path: Path) -> DepthFile:
+    own = _intrinsics_file(root, "depth")
+    if own is None or not path.is_file():
+        return DepthFile(path=path)
+    return DepthFile(path=path, camera=_camera_from_file(own, image_size(path, as_stored=True)))
 
 
 def _intrinsics_file(root: Path, kind: str) -> Path | None:

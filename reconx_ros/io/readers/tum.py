@@ -132,10 +132,10 @@ def _poses(path: Path) -> list[tuple[int, SE3]]:
         try:
             numbers = np.array([float(word) for word in words[1:8]])
             pose = pose_from_quaternion(numbers[[6, 3, 4, 5]], numbers[:3])
-        except (ValueError, IndexError):
-            raise InvalidInputError(f"{path} has the line {line!r}, expected time tx ty tz qx qy qz qw") from None
         except ReconxError as err:
             raise InvalidInputError(f"{path} has the line {line!r}: {err}") from None
+        except (ValueError, IndexError):
+            raise InvalidInputError(f"{path} has the line {line!r}, expected time tx ty tz qx qy qz qw") from None
         rows.append((_stamp_ns(words[0], path), pose))
     return rows
 
