@@ -136,6 +136,27 @@ def test_the_near_plane_is_a_share_of_the_scene() -> None:
     assert in_single_precision(gaussians())[1] is None
 
 
+def test_a_robot_far_from_its_maps_origin_sees_the_same_coverage() -> None:
+    from reconx_ros.pipeline.coverage import CoverageModel
+
+    rng = np.random.default_rng(1)
+    points = np.c_[rng.uniform(-2, 2, (4000, 2)), rng.uniform(2, 4, 4000)].astype(np.float32)
+    flat = {"rgb_u8": np.zeros((4000, 3), np.uint8), "confidence": np.ones(4000, np.float32)}
+    flat |= {"provenance": np.ones(4000, np.uint8), "keyframe_ids": np.zeros(4000, np.uint32)}
+    camera = PinholeCamera(width=64, height=48, fx=60, fy=60, cx=31.5, cy=23.5)
+    views = []
+    for offset in (np.zeros(3), np.array([5000.0, -3000.0, 20.0]), UTM):
+        to = similarity(1.0, offset)
+        model = CoverageModel(ReconxConfig().coverage)
+        pose = to.apply_pose(SE3.identity())
+        model.set_map(moved_cloud(PointCloud(points=points, **flat), to), {0: pose})
+        views.append(model.view(camera, pose))
+    assert views[0].fraction > 0.05
+    for view in views[1:]:
+        assert np.array_equal(view.cells, views[0].cells)
+        assert view.median_depth == pytest.approx(views[0].median_depth, rel=1e-5)
+
+
 # The law --------------------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,9 @@ def add_parser(commands: Any) -> None:
         "result folder, or of a running node. Ends with Ctrl-C.",
         epilog="example: reconx view out/kitchen",
     )
-    parser.add_argument("result", type=Path, nargs="?", help="result folder of reconx demo, replay or reconstruct")
+    parser.add_argument(
+        "result", type=Path, nargs="?", help="result folder of reconx demo, replay or reconstruct, or a 3DGS .ply"
+    )
     parser.add_argument("--live", action="store_true", help="show what a running reconx_node publishes")
     parser.add_argument("--node", default="reconx_node", help="name of that node, with its namespace")
     parser.add_argument("--server", default="reconstruction_server", help="name of the server that draws live views")

@@ -127,13 +127,16 @@ def load_result(folder: Path, *, drop_bad: bool = False) -> ViewerData:
     Parts that are absent are named in ``notes``; parts that are damaged are errors.
 
     Args:
-        folder: the result.
+        folder: the result, or a file of Gaussians (3DGS, also SuperSplat's compressed one).
         drop_bad: leave out Gaussians with NaN or infinity instead of refusing them.
 
     Raises:
         InvalidInputError: for a folder that holds neither points.ply nor scene.ply, or a damaged file.
         StorageError: when a file cannot be read, or ends too early.
     """
+    if folder.is_file() and folder.suffix.lower() == ".ply":
+        found = ViewerData(title=folder.stem, scene=read_scene_ply(folder, drop_bad=drop_bad))
+        return _near_origin(replace(found, notes=("This is a file alone: there are no cameras.",)))
     points, scene = folder / "points.ply", folder / "scene.ply"
     if not folder.is_dir():
         raise InvalidInputError(f"{folder} is no folder, expected a result of reconx reconstruct, replay or demo")
