@@ -29,7 +29,7 @@ def views(share: float) -> AlignedViews:
 
 def test_a_share_that_a_report_would_round_to_nothing_is_refused() -> None:
     assert confident_share(views(0.25), 0.5) == pytest.approx(0.25)
-    require_confident(views(0.005), 0.5, given_poses=True)
+    require_confident(views(0.01), 0.5, given_poses=True)
     with pytest.raises(
         ReconstructionError, match=r"0 % of the pixels of 2 views .* 1\) poses or intrinsics .* 2\) pict"
     ):
