@@ -8,7 +8,7 @@ import pytest
 import torch
 from pointmap_scenes import pinhole
 
-from reconx_ros.core import SE3, AlignedViews, PointMap, ReconstructionError
+from reconx_ros.core import SE3, AlignedViews, PointMap, Provenance, ReconstructionError
 from reconx_ros.pipeline.clouds import confident_share, require_confident
 
 
@@ -20,6 +20,7 @@ def views(share: float) -> AlignedViews:
         depth=torch.ones(10, 20),
         confidence=torch.where(sure, 0.9, 0.2),
         valid=torch.ones(10, 20, dtype=torch.bool),
+        provenance=torch.full((10, 20), int(Provenance.OBSERVED), dtype=torch.uint8),
         camera=camera,
         world_from_cam=SE3.identity(),
         keyframe_id=0,
