@@ -15,6 +15,7 @@ from reconx_ros.core import BY_TRUST, AlignedViews, Keyframe, PointCloud, ViewSe
 from reconx_ros.core.registry import BackendInfo
 from reconx_ros.core.settings import to_mapping
 from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.pipeline.clouds import confident_share
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.stages import StageRecord
 from reconx_ros.pointmap import base as pointmap_base
@@ -53,7 +54,7 @@ def build_report(
         "scale": None if views.scale is None else asdict(views.scale),
         "pointmap_memory": _memory(views, keyframes, config, device),
         "generates": sequence.generates,
-        "confident_share": _confident_share(views, config.output.min_confidence),
+        "confident_share": confident_share(views, config.output.min_confidence),
         "psnr_inputs": fitted.psnr_inputs,
         "terms": dict(fitted.terms),
         "view_corrections": _corrections(fitted, views),
@@ -93,11 +94,6 @@ def _corrections(fitted: FitResult, views: AlignedViews) -> list[dict[str, Any]]
         }
         for v, c in pairs
     ]
-
-
-def _confident_share(views: AlignedViews, threshold: float) -> float:
-    shares = [float((v.valid & (v.confidence >= threshold)).float().mean()) for v in views.views]
-    return float(np.mean(shares))
 
 
 def _memory(
