@@ -168,7 +168,7 @@ def test_a_lifecycle_manager_brings_both_nodes_up_and_down(made: Graph) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"pointmap.backend": "dust3r"}, BackendUnavailableError, "needs pointmap.dust3r_weights, which is empty"),
+        ({"pointmap.backend": "dust3r"}, BackendUnavailableError, "needs pointmap.dust3r.weights, which is empty"),
         ({"pointmap.backend": "dust4r"}, ConfigError, "unknown pointmap backend 'dust4r', the nearest known one is"),
         ({"diffusion.backend": "reconx"}, BackendUnavailableError, "needs weights and diffusion.weights is empty"),
         ({"diffusion.weights": "/nowhere"}, InvalidInputError, "diffusion.weights is '/nowhere', which has no"),

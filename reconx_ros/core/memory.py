@@ -1,15 +1,34 @@
-"""How much memory there is."""
+"""How much memory there is, how much of it may be taken, and whether it ran out."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+GIGABYTE = 1e9  # bytes, as in every setting and message
+_CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory")
+
+
+def limit_bytes(max_memory_gb: float) -> int | None:
+    """The limit that a ``max_memory_gb`` sets; None for 0, which sets none."""
+    return int(max_memory_gb * GIGABYTE) or None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or not."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of any version
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)
 
 
 def free_bytes(device: torch.device) -> int | None:
     """Memory that work on a device may still take; None where that is unknown."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return None

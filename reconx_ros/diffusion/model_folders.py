@@ -9,15 +9,10 @@ import torch
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.diffusion.registry import FOLDED_PIPELINE, registry
 
 INDEX = "model_index.json"
 FOLDED = "patch_parts.json"  # in folders of small models that were trained from scratch
-_FOLDED_CLASS = "FoldedPipeline"
-_GENERATORS = (
-    ("reconx", ("ReconXPipeline", _FOLDED_CLASS)),
-    ("diffusers_flf2v_wan", ("WanImageToVideoPipeline",)),
-    ("diffusers_flf2v_ltx", ("LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")),
-)
 
 
 def is_folded(folder: str) -> bool:
@@ -34,7 +29,7 @@ def pipeline_class(folder: Path) -> str:
     """
     index = folder / INDEX
     if is_folded(str(folder)):
-        return _FOLDED_CLASS
+        return FOLDED_PIPELINE
     try:
         name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except FileNotFoundError:
@@ -54,7 +49,7 @@ def generator_for(weights: str) -> str | None:
         InvalidInputError: as ``pipeline_class``.
     """
     name = pipeline_class(Path(weights).expanduser())
-    return next((generator for generator, classes in _GENERATORS if name in classes), None)
+    return next((row.name for row in registry().values() if name in row.runs), None)
 
 
 def checked_source(config: DiffusionConfig, generator: str, cure: str, *, hub: bool) -> str:
@@ -85,7 +80,7 @@ def checked_source(config: DiffusionConfig, generator: str, cure: str, *, hub: b
             f"backend '{generator}' needs weights and diffusion.weights is '{config.weights}', which is no folder:"
             f" {cure}"
         )
-    name, wanted = pipeline_class(folder), dict(_GENERATORS)[generator]
+    name, wanted = pipeline_class(folder), registry()[generator].runs
     if name not in wanted:
         fitting = generator_for(config.weights)
         advice = f"take diffusion.backend '{fitting}'" if fitting else "no view generator runs it"
@@ -94,20 +89,6 @@ def checked_source(config: DiffusionConfig, generator: str, cure: str, *, hub: b
             f" {advice}"
         )
     return str(folder)
-
-
-def precision_of(config: DiffusionConfig, device: torch.device) -> torch.dtype:
-    """Type of a video model's numbers.
-
-    Raises:
-        InvalidInputError: for float16 on a CPU.
-    """
-    if config.precision == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if config.precision == "float16" and device.type == "cpu":
-        raise InvalidInputError("diffusion.precision is float16 on a CPU, expected float32 or bfloat16 there")
-    dtype: torch.dtype = getattr(torch, config.precision)
-    return dtype
 
 
 def load_error(source: str, error: Exception) -> InvalidInputError:

@@ -37,6 +37,7 @@ from reconx_ros.core import (
     StorageError,
 )
 from reconx_ros.core.job import Picture
+from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import DrawnView, ErrorCode, JobOutcome
 from reconx_ros.jobs.reconstruct import Draw, JobOutput, loaded_scene, overall_fraction
@@ -57,15 +58,13 @@ _CODES = (
 
 def outcome_from_error(error: BaseException) -> JobOutcome:
     """The outcome of a job that raised: its code and one sentence."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return JobOutcome.failure(ErrorCode.OUT_OF_MEMORY, f"the memory was not enough: {_first_line(error)}")
     for kind, code in _CODES:
         if isinstance(error, kind):
             return JobOutcome.failure(code, str(error))
     if isinstance(error, ReconxError):
         return JobOutcome.failure(ErrorCode.RECONSTRUCTION_FAILED, str(error))
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return JobOutcome.failure(ErrorCode.OUT_OF_MEMORY, f"the memory was not enough: {_first_line(error)}")
     sentence = f"{type(error).__name__}: {_first_line(error)}"
     return JobOutcome.failure(ErrorCode.RECONSTRUCTION_FAILED, f"the reconstruction failed unexpectedly, {sentence}")
 

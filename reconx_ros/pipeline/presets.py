@@ -16,7 +16,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "device": "cuda",
             "keyframes.max_per_job": 24,
             "pointmap.max_size": 640,
-            "pointmap.planes": 192,
+            "pointmap.multiview.planes": 192,
             "splatting.rasterizer": "gsplat",
             "splatting.max_gaussians": 500_000,
             "splatting.max_size": 640,

@@ -24,13 +24,14 @@ from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, with_stage_seeds
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
 from reconx_ros.pipeline.stages import StageRecorder
 from reconx_ros.pointmap.base import PointmapBackend
-from reconx_ros.pointmap.memory import plan_memory
-from reconx_ros.pointmap.scale import scale_to_metric
+from reconx_ros.pointmap.inputs import usable_keyframes
+from reconx_ros.pointmap.memory import MemoryPlan, plan_memory
+from reconx_ros.pointmap.scale import scale_to_metric, with_pose_unit
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.fit import FitResult, fit
 from reconx_ros.splatting.init import initial_scene
@@ -81,7 +82,7 @@ class Reconstructor:
     """Runs the stages that a configuration names. Holds no state between runs."""
 
     def __init__(self, config: ReconxConfig) -> None:
-        self._config = config
+        self._config = with_stage_seeds(config)
         self._device = choose_device(config.device)
 
     def run(
@@ -105,12 +106,13 @@ class Reconstructor:
             raise InvalidInputError(f"got {len(keyframes)} keyframe, a reconstruction needs at least 2")
         job = job or Job()
         config, device = self._config, self._device
-        torch.manual_seed(config.seed)
+        keyframes = usable_keyframes(keyframes, config.pointmap)
         backend, generator = choose_pointmap(config, keyframes), choose_generator(config)
         rasterizer, perceptual = select_rasterizer(config.splatting, device), perceptual_from_config(config.splatting)
         stages = StageRecorder(device)
         with stages.measure("pointmap", backend.name):
-            views = self._align(backend, keyframes, metric_poses, job.for_stage("pointmap"))
+            memory = plan_memory(backend, keyframes, config.pointmap, device=device)
+            views = self._align(backend, keyframes, memory, metric_poses, job.for_stage("pointmap"))
         with stages.measure("diffusion", generator.name):
             sequence = self._generate(generator, views, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name):
@@ -120,7 +122,7 @@ class Reconstructor:
         cloud = self._cloud(views, sequence)
         report = build_report(
             config, device=device, keyframes=keyframes, views=views, sequence=sequence, fitted=fitted, cloud=cloud,
-            novel_views=len(novel_views), stages=stages.records,
+            novel_views=len(novel_views), stages=stages.records, memory=memory,
         )  # fmt: skip
         return Reconstruction(
             keyframes=tuple(keyframes), views=views, sequence=sequence, scene=fitted.scene, cloud=cloud,
@@ -136,9 +138,10 @@ class Reconstructor:
             InvalidInputError, InsufficientParallaxError, BackendUnavailableError, ReconstructionError, CancelledError:
                 as ``run``.
         """
+        keyframes = usable_keyframes(keyframes, self._config.pointmap)
         backend = choose_pointmap(self._config, keyframes)
-        torch.manual_seed(self._config.seed)
-        return self._align(backend, keyframes, metric_poses, job or Job(stage="pointmap"))
+        memory = plan_memory(backend, keyframes, self._config.pointmap, device=self._device)
+        return self._align(backend, keyframes, memory, metric_poses, job or Job(stage="pointmap"))
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
         """Stage 2 alone: the views of stage 1 and frames between them.
@@ -146,7 +149,6 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
         """
-        torch.manual_seed(self._config.seed)
         return self._generate(choose_generator(self._config), views, job or Job(stage="diffusion"))
 
     def fit(self, views: AlignedViews, sequence: ViewSequence, *, job: Job | None = None) -> FitResult:
@@ -160,17 +162,22 @@ class Reconstructor:
         return self._fit(views, sequence, rasterizer, perceptual, job or Job(stage="splatting"))
 
     def _align(
-        self, backend: PointmapBackend, keyframes: Sequence[Keyframe], metric_poses: bool, job: Job
+        self,
+        backend: PointmapBackend,
+        keyframes: Sequence[Keyframe],
+        memory: MemoryPlan,
+        metric_poses: bool,
+        job: Job,
     ) -> AlignedViews:
-        plan = plan_memory(backend.name, keyframes, self._config.pointmap, device=self._device)
-        views = backend.reconstruct(keyframes, plan.config, device=self._device, job=job)
-        if views.scale_source == "poses" and not metric_poses:
-            views = replace(views, metric_scale=False, scale_source=None)
-        views = replace(views, warnings=(*plan.warnings, *views.warnings))
-        return scale_to_metric(views, keyframes, plan.config, metric_poses=metric_poses, device=self._device, job=job)
+        torch.manual_seed(memory.config.seed)
+        views = backend.reconstruct(keyframes, memory.config, device=self._device, job=job)
+        views = with_pose_unit(views, metric_poses=metric_poses)
+        views = replace(views, warnings=(*memory.warnings, *views.warnings))
+        return scale_to_metric(views, keyframes, memory.config, metric_poses=metric_poses, device=self._device, job=job)
 
     def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
         config = self._config
+        torch.manual_seed(config.diffusion.seed)
         path = plan_trajectory(views, config.diffusion.frames, max_size=config.splatting.max_size)
         return generator.generate(views, path, config.diffusion, device=self._device, job=job)
 
@@ -182,8 +189,9 @@ class Reconstructor:
         perceptual: PerceptualLoss | None,
         job: Job,
     ) -> FitResult:
-        config = self._config
-        start = initial_scene(views, config.splatting, seed=config.seed)
+        config, seed = self._config, self._config.splatting.seed
+        torch.manual_seed(seed)
+        start = initial_scene(views, config.splatting, seed=seed)
         return fit(
             start,
             sequence,
@@ -191,7 +199,7 @@ class Reconstructor:
             rasterizer=rasterizer,
             device=self._device,
             job=job,
-            seed=config.seed,
+            seed=seed,
             perceptual=perceptual,
         )
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from reconx_ros.core import AlignedViews, Job, Keyframe
-from reconx_ros.core.registry import BackendInfo, with_entry_points
 from reconx_ros.pointmap.config import PointmapConfig
 
 
@@ -40,41 +39,18 @@ class PointmapBackend(Protocol):
         ...
 
 
-_BUILTIN = {
-    "multiview": BackendInfo(
-        name="multiview",
-        target="reconx_ros.pointmap.backends.multiview:MultiviewBackend",
-        summary="plane sweep with semi-global smoothing on posed frames; no weights",
-    ),
-    "structure_from_motion": BackendInfo(
-        name="structure_from_motion",
-        target="reconx_ros.pointmap.backends.structure_from_motion:StructureFromMotionBackend",
-        summary="frames without poses: cameras from feature matches, then multiview; no weights",
-    ),
-    "depth_sensor": BackendInfo(
-        name="depth_sensor",
-        target="reconx_ros.pointmap.backends.depth_sensor:DepthSensorBackend",
-        summary="RGB-D frames as they are",
-    ),
-    "dust3r": BackendInfo(
-        name="dust3r",
-        target="reconx_ros.pointmap.backends.dust3r:Dust3rBackend",
-        summary="frames with or without poses, by DUSt3R or MASt3R weights that you download",
-        needs=("weights",),
-        licence_weights="CC-BY-NC-SA-4.0",
-    ),
-    "pointmap_net": BackendInfo(
-        name="pointmap_net",
-        target="reconx_ros.pointmap.backends.dust3r:PointmapNetBackend",
-        summary="the same by a network of your own from reconx train pointmap",
-        modules=("safetensors",),
-        extra="models",
-        needs=("weights",),
-        licence_weights="Apache-2.0",
-    ),
-}
+@runtime_checkable
+class EstimatesMemory(Protocol):
+    """A pointmap backend that knows what it will take, or keeps ``max_memory_gb`` by itself."""
 
+    def estimate_bytes(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+    ) -> float | None:
+        """Estimated peak of the memory that ``reconstruct`` adds to the process; arguments as there.
 
-def registry() -> dict[str, BackendInfo]:
-    """All known pointmap backends by name."""
-    return with_entry_points(_BUILTIN, "reconx_ros.pointmap")
+        It is meant to be above the measured peak, by a factor of one to two, or 0.2 GB where that is more.
+
+        Returns:
+            Bytes, which fall with ``config.max_size``; None for a backend that keeps the limit by itself.
+        """
+        ...

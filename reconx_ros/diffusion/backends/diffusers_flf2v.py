@@ -13,14 +13,16 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError, Job
+from reconx_ros.core.memory import is_out_of_memory
+from reconx_ros.core.precision import dtype_from_precision
 from reconx_ros.diffusion.backends.diffusers_flf2v_ltx import LtxAdapter
 from reconx_ros.diffusion.backends.diffusers_flf2v_wan import WanAdapter
 from reconx_ros.diffusion.clips.plan import ClipPlan
 from reconx_ros.diffusion.clips.render_guidance import LatentGuide, RenderTarget, cell_mask, standard_noise
-from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest, is_out_of_memory
+from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
 from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.model_folders import checked_source, load_error, place, precision_of
+from reconx_ros.diffusion.model_folders import checked_source, load_error, place
 
 Adapter = WanAdapter | LtxAdapter
 
@@ -60,9 +62,10 @@ def load_pipeline(
         InvalidInputError: for weights that cannot be loaded, or that another generator runs.
     """
     source = checked_source(config, generator, cure, hub=True)
+    dtype = dtype_from_precision(config.precision, device, parameter="diffusion.precision")
     try:
         pipeline = adapter.pipeline_class().from_pretrained(
-            source, torch_dtype=adapter.precisions(precision_of(config, device)), local_files_only=not config.download
+            source, torch_dtype=adapter.precisions(dtype), local_files_only=not config.download
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from reconx_ros.core import AlignedViews, InvalidInputError, Job, ReconstructionError, Trajectory, check_shape
+from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.diffusion.base import MadeFrame
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path
 from reconx_ros.diffusion.clips.plan import ClipPlan, KeyframeRef, PictureRef
@@ -18,8 +19,6 @@ from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.geometry.projection import pointmap_world, transform_points
 from reconx_ros.geometry.view_blending import BlendedView
 from reconx_ros.geometry.visibility import Surface
-
-_CPU_ALLOCATOR = "DefaultCPUAllocator"
 
 
 class DoesNotFitError(ReconstructionError):
@@ -114,7 +113,7 @@ def run_clips(
         part.step(0.0, "rendering the points")
         renders = render_path(surfaces, plan.trajectory)
         known = {j: _picture(ref, views, clips, plan) for j, ref in plan.known.items()}
-        result = model.fill(_request(plan, known, renders, points, config, config.seed + k), config, part)
+        result = model.fill(_request(plan, known, renders, points, config, config.actual_seed + k), config, part)
         clips.append(_with_known(result.frames, known, plan))
         notes.extend(result.warnings)
         poses = plan.trajectory.world_from_cams
@@ -169,7 +168,7 @@ def _with_known(frames: torch.Tensor, known: dict[int, torch.Tensor], plan: Clip
 def _points(model: ClipModel, views: AlignedViews, config: DiffusionConfig) -> tuple[torch.Tensor | None, list[str]]:
     if config.structure_points == 0 or not model.uses_points:
         return None, []
-    points = scene_points(views, config.min_confidence, config.structure_points, config.seed)
+    points = scene_points(views, config.min_confidence, config.structure_points, config.actual_seed)
     if len(points):
         return points, []
     return None, [
@@ -211,11 +210,6 @@ def memory_errors(what: str) -> Iterator[None]:
     else:
         return
     raise DoesNotFitError(_advice(what))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or not."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _CPU_ALLOCATOR in str(error)
 
 
 def _advice(what: str) -> str:

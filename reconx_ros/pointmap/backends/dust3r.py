@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from reconx_ros.core import AlignedViews, BackendUnavailableError, InvalidInputError, Job, Keyframe
+from reconx_ros.core.memory import limit_bytes
 from reconx_ros.pointmap.alignment import AlignmentSettings, KnownGeometry, align, check_memory, to_aligned_views
 from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
 from reconx_ros.pointmap.config import PointmapConfig
@@ -15,13 +16,13 @@ from reconx_ros.pointmap.network.inference import predict_pairs
 from reconx_ros.pointmap.network.memory import PairMemoryPlan, free_memory_budget, plan_memory
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import SQUARE_SIZE, NetworkImage, prepare_image
+from reconx_ros.pointmap.network.settings import Dust3rSettings, PointmapNetSettings
 from reconx_ros.pointmap.network.weights import CARD_FILE, HOW_TO_GET, LoadedNetwork, load_network
 
 PUBLISHED_CONFIDENCE = 3.0
 _MOST_FOR_COMPLETE = 8
 _LOADED, _PREDICTED = 0.1, 0.6  # of the progress
 _MIB = 2**20
-_GB = 1e9
 
 
 class Dust3rBackend:
@@ -79,15 +80,22 @@ class Dust3rBackend:
             backend=self.name,
             min_confidence=min_confidence,
         )
-        return replace(_with_unit_from_poses(views, config), warnings=(*notes, *views.warnings))
+        return replace(views, warnings=(*notes, *views.warnings))
+
+    def estimate_bytes(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+    ) -> float | None:
+        """As ``EstimatesMemory``: the work is split so that it stays below the limit."""
+        return None
 
     def load(self, config: PointmapConfig) -> LoadedNetwork:
         """The network that the configuration names."""
-        if not config.dust3r_weights:
+        weights = config.own(Dust3rSettings).weights
+        if not weights:
             raise BackendUnavailableError(
-                f"backend '{self.name}' needs pointmap.dust3r_weights, which is empty; {HOW_TO_GET}"
+                f"backend '{self.name}' needs pointmap.{self.name}.weights, which is empty; {HOW_TO_GET}"
             )
-        return load_network(config.dust3r_weights)
+        return load_network(weights)
 
     def confidence(self, loaded: LoadedNetwork) -> float:
         """Raw confidence above which a point is valid, where the configuration leaves it open."""
@@ -107,15 +115,16 @@ class PointmapNetBackend(Dust3rBackend):
             BackendUnavailableError: when none is named.
             InvalidInputError: when it has no training card, as networks from elsewhere.
         """
-        if not config.network_weights:
+        weights = config.own(PointmapNetSettings).weights
+        if not weights:
             raise BackendUnavailableError(
-                f"backend '{self.name}' needs pointmap.network_weights, which is empty: run "
+                f"backend '{self.name}' needs pointmap.{self.name}.weights, which is empty: run "
                 "'reconx train pointmap --out DIR' and set it to DIR"
             )
-        loaded = load_network(config.network_weights)
+        loaded = load_network(weights)
         if loaded.card is None:
             raise InvalidInputError(
-                f"network {config.network_weights} has no {CARD_FILE}, expected one from 'reconx train pointmap' "
+                f"network {weights} has no {CARD_FILE}, expected one from 'reconx train pointmap' "
                 "(published weights belong to the backend dust3r)"
             )
         return loaded
@@ -154,7 +163,7 @@ def _plan(
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     sizes = [image.size for image in images]
     on_cpu = device.type == "cpu"
-    budget = int(config.max_memory_gb * _GB) or free_memory_budget(device) + (weights if on_cpu else 0)
+    budget = limit_bytes(config.max_memory_gb) or free_memory_budget(device) + (weights if on_cpu else 0)
     plan = plan_memory(network.config, weights, sizes, pairs, budget, results_on_device=on_cpu)
     check_memory(pairs, sizes, config.max_memory_gb)
     return plan
@@ -165,13 +174,6 @@ def _known(keyframes: Sequence[Keyframe], images: Sequence[NetworkImage], config
     poses = [keyframe.frame.world_from_cam for keyframe in keyframes]
     held = config.network_holds_poses and all(pose is not None for pose in poses)
     return KnownGeometry(cameras=[image.camera for image in images], world_from_cams=poses if held else ())
-
-
-def _with_unit_from_poses(views: AlignedViews, config: PointmapConfig) -> AlignedViews:
-    """Poses in an unknown unit give no metres."""
-    if views.scale_source == "poses" and not config.metric_poses:
-        return replace(views, metric_scale=False, scale_source=None)
-    return views
 
 
 def _part(job: Job, start: float, stop: float) -> Job:

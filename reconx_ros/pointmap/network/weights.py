@@ -20,7 +20,7 @@ from reconx_ros.pointmap.network.model import PointmapNetwork
 HUB_ID = "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt"
 HOW_TO_GET = (
     f"the published network is {HUB_ID}, licence CC BY-NC-SA 4.0 (non-commercial): run 'hf download {HUB_ID} "
-    "--local-dir DIR' and set pointmap.dust3r_weights to DIR, or to a .pth file"
+    "--local-dir DIR' and set pointmap.dust3r.weights to DIR, or to a .pth file"
 )
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "training_card.json"
 

@@ -1,12 +1,12 @@
 """ROS parameters from the configuration tree: declared with their range, validated, swapped as one reference.
 
-Every leaf of ``ReconxConfig`` is a parameter of its dotted name; it is read-only unless its setting is dynamic.
-A tuple becomes an array. Numbers with a fraction also take integers (``tf_timeout_s: 2``).
+Every leaf of ``ReconxConfig`` that a node reads is a parameter of its dotted name; it is read-only unless its setting
+is dynamic. What is the other node's is not declared, and ignored where a file gives it. A tuple becomes an array.
+Numbers with a fraction also take integers (``tf_timeout_s: 2``).
 """
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from reconx_ros.core import ConfigError
-from reconx_ros.core.settings import Setting, updated, walk
+from reconx_ros.core.settings import Node as Role
+from reconx_ros.core.settings import Setting, nearest_name, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 
 _FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service", "diagnostic_updater.")
@@ -55,7 +56,7 @@ def unknown_sentences(given: Sequence[str], known: Sequence[str]) -> list[str]:
     sentences = []
     for name in given:
         if name not in known and not name.startswith(_FOREIGN):
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            nearest = nearest_name(name, known)
             sentences.append(f"unknown parameter {name} is ignored, the nearest known one is {nearest}")
     return sentences
 
@@ -63,8 +64,11 @@ def unknown_sentences(given: Sequence[str], known: Sequence[str]) -> list[str]:
 class NodeParameters:
     """The configuration of one node; ``config`` is always a valid, immutable tree.
 
+    Settings of the other node have their defaults in it.
+
     Args:
         node: on which the parameters are declared.
+        role: which of the two it is, "robot" or "server".
         on_change: called with the new tree after dynamic parameters were set.
 
     Attributes:
@@ -72,12 +76,14 @@ class NodeParameters:
         unknown: sentences about given names that no setting has.
     """
 
-    def __init__(self, node: Node, on_change: Callable[[ReconxConfig], None] = lambda config: None) -> None:
+    def __init__(self, node: Node, role: Role, on_change: Callable[[ReconxConfig], None] = lambda config: None) -> None:
         self._on_change = on_change
-        self._names = [name for name, _, _ in walk(ReconxConfig())]
+        leaves = [*walk(ReconxConfig())]
+        self._own = [leaf for leaf in leaves if leaf[2].node in (role, "both")]
+        self._names = [name for name, _, _ in self._own]
         self.errors: list[str] = []
         given: Mapping[str, Parameter] = dict(getattr(node, "_parameter_overrides", {}))
-        self.unknown = unknown_sentences([*given], self._names)
+        self.unknown = unknown_sentences([*given], [name for name, _, _ in leaves])
         self._config = self._declared(node, given)
         node.add_on_set_parameters_callback(self._validate)
         self._swaps_later = hasattr(node, "add_post_set_parameters_callback")  # not in Humble
@@ -91,7 +97,7 @@ class NodeParameters:
 
     def _declared(self, node: Node, given: Mapping[str, Parameter]) -> ReconxConfig:
         config = ReconxConfig()
-        for name, default, meta in walk(ReconxConfig()):
+        for name, default, meta in self._own:
             valid = True
             if name in given:
                 try:
