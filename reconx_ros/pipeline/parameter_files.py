@@ -105,8 +105,15 @@ def parameters_markdown() -> str:
             "|---|---|---|---|---|---|---|",
         ]
         lines += rows
-    lines += ["", "## Presets", "", "| preset | differs from the defaults in |", "|---|---|"]
+    lines += [
+        "",
+        "## Presets",
+        "",
+        "A preset also sets what another preset changes back to its default, so that the one that was in force before",
+        "leaves nothing behind.",
+    ]
+    lines += ["", "| preset | differs from the defaults in |", "|---|---|"]
     for preset, values in PRESETS.items():
-        text = ", ".join(f"`{k}: {_scalar(v)}`" for k, v in values.items()) or "nothing: these are the defaults"
+        text = ", ".join(f"`{k}: {_scalar(v)}`" for k, v in values.items())
         lines.append(f"| `{preset}` | {text} |")
     return "\n".join(lines) + "\n"
