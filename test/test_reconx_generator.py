@@ -210,7 +210,7 @@ def test_weights_of_something_else(tmp_path: Path, folder: Path) -> None:
     ("change", "message"),
     [
         ({"width": 60}, "width and height are 60x64, expected multiples of 16"),
-        ({"precision": "float16"}, "float16 on a CPU"),
+        ({"precision": "float16"}, "'float16' on a CPU"),
         ({"offload": True}, "nowhere to offload from"),
         ({"clip_frames": 2}, "clips have 2 frames, expected at least 3"),
         ({"prompt": "a kitchen"}, "prompt is 'a kitchen', but the model folder has no tokenizer"),

@@ -27,12 +27,13 @@ from reconx_ros.core import (
     Trajectory,
     ViewSequence,
 )
-from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator, registry
+from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator
 from reconx_ros.diffusion.clips.judge import colour_agreement, confidence_by_renders
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_from_views
 from reconx_ros.diffusion.clips.run import DoesNotFitError, memory_errors, scene_points
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.diffusion.registry import registry
 from reconx_ros.geometry.resize import resize_area
 
 CPU = torch.device("cpu")
