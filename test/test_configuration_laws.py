@@ -6,16 +6,20 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reconx_ros.core import ConfigError, Job
-from reconx_ros.core.registry import BackendInfo
-from reconx_ros.core.settings import Sections, Setting, walk
+from reconx_ros.core.memory import is_out_of_memory, limit_bytes
+from reconx_ros.core.registry import BackendInfo, with_entry_points
+from reconx_ros.core.settings import Sections, Setting, nearest_name, updated, walk
 from reconx_ros.evaluation.protocol import seeded
 from reconx_ros.pipeline import reconstructor
 from reconx_ros.pipeline.config import ReconxConfig, stages, with_stage_seeds
@@ -141,6 +145,48 @@ def test_the_seed_reaches_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_auto_takes(posed: bool, depth: bool, name: str) -> None:
     assert automatic(posed=posed, depth=depth) == name
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("planes", "multiview.planes"),
+        ("kernels", "multiview.kernels"),
+        ("fill_depth", "depth_sensor.fill_depth"),
+        ("dust3r_weights", "dust3r.weights"),
+    ],
+)
+def test_a_former_name_is_refused_with_the_present_one(former: str, now: str) -> None:
+    words = rf"unknown parameter pointmap\.{former}, the nearest known one is pointmap\.{re.escape(now)}$"
+    with pytest.raises(ConfigError, match=words):
+        updated(ReconxConfig(), {f"pointmap.{former}": 3})
+    names = [name for name, _, _ in walk(ReconxConfig())]
+    assert nearest_name(f"pointmap.{former}", names) == f"pointmap.{now}"
+
+
+@pytest.mark.parametrize("name", ["flat", "wrecked", "not a name", "nothing"])
+def test_a_registered_row_is_whole_or_says_why_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = f"reconx_ros.test.{name}"
+    found = {
+        "flat": BackendInfo(name="other", target="", summary=""),
+        "wrecked": BackendInfo(name="wrecked", target="", summary="", settings="reconx_ros:Nothing"),
+        "not a name": BackendInfo(name="x", target="", summary=""),
+        "nothing": "a string",
+    }[name]
+    point = SimpleNamespace(name=name, load=lambda: found)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    row = with_entry_points({"ours": BackendInfo(name="ours", target="", summary="")}, group)[name]
+    assert row.name == name and bool(row.broken) == (name != "flat")
+    assert not row.broken or row.missing() == row.broken
+
+
+def test_memory_limits_and_failures_have_one_reader() -> None:
+    assert limit_bytes(0.0) is None and limit_bytes(1.5) == 1_500_000_000
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(RuntimeError("shapes differ")) and not is_out_of_memory(
+        ValueError("can't allocate memory")
+    )
 
 
 def test_sections_are_reached_by_class_and_not_by_name() -> None:

@@ -30,6 +30,8 @@ class PointmapBackend(Protocol):
         Returns:
             One PointMap per keyframe, in their order, on the grid of its image shrunk to ``config.max_size``; on the
             CPU. A backend that finds poses itself may leave out keyframes it cannot join, and names them in a warning.
+            Where the scale is that of the given poses, ``metric_scale`` is True and ``scale_source`` "poses": whether
+            these are in metres the caller knows (``scale.with_pose_unit``).
 
         Raises:
             InvalidInputError: for keyframes this backend cannot use (no pose, no depth, one frame).
