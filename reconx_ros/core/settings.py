@@ -20,7 +20,7 @@ from reconx_ros.core.errors import ConfigError
 
 T = TypeVar("T")
 S = TypeVar("S", bound="StageSettings")
-Node = Literal["", "robot", "server", "both"]
+NodeRole = Literal["", "robot", "server", "both"]
 _META = "reconx"
 
 
@@ -43,7 +43,7 @@ class Setting:
     le: float | None = None
     choices: tuple[str, ...] | None = None
     dynamic: bool = False
-    node: Node = ""
+    node: NodeRole = ""
 
     def within(self, section: Setting) -> Setting:
         """The same, with what it leaves to its section."""
@@ -59,14 +59,14 @@ def setting(
     le: float | None = None,
     choices: tuple[str, ...] | None = None,
     dynamic: bool = False,
-    node: Node = "",
+    node: NodeRole = "",
 ) -> Any:
     """A dataclass field with its Setting attached."""
     meta = Setting(doc=doc, unit=unit, ge=ge, le=le, choices=choices, dynamic=dynamic, node=node)
     return dataclasses.field(default=default, metadata={_META: meta})
 
 
-def section(kind: type[T], doc: str, *, node: Node = "", dynamic: bool = False) -> T:
+def section(kind: type[T], doc: str, *, node: NodeRole = "", dynamic: bool = False) -> T:
     """A dataclass field that holds a nested settings dataclass; node and dynamic go for all that is in it."""
     meta = Setting(doc=doc, node=node, dynamic=dynamic)
     field: T = dataclasses.field(default_factory=kind, metadata={_META: meta})

@@ -17,7 +17,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from reconx_ros.core.settings import Node as Role
+from reconx_ros.core.settings import NodeRole
 from reconx_ros.ros.graph import diagnostics
 from reconx_ros.ros.graph.diagnostics import DiagnosticsPublisher
 from reconx_ros.ros.graph.parameters import NodeParameters
@@ -87,7 +87,7 @@ class ManagedNode(LifecycleNode):
         failure: one sentence about the newest transition; empty when it went well.
     """
 
-    def __init__(self, name: str, role: Role, **node_options: Any) -> None:
+    def __init__(self, name: str, role: NodeRole, **node_options: Any) -> None:
         super().__init__(name, **node_options)
         self.active = False
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)

@@ -16,8 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from reconx_ros.core import ConfigError
-from reconx_ros.core.settings import Node as Role
-from reconx_ros.core.settings import Setting, nearest_name, updated, walk
+from reconx_ros.core.settings import NodeRole, Setting, nearest_name, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 
 _FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service", "diagnostic_updater.")
@@ -76,7 +75,9 @@ class NodeParameters:
         unknown: sentences about given names that no setting has.
     """
 
-    def __init__(self, node: Node, role: Role, on_change: Callable[[ReconxConfig], None] = lambda config: None) -> None:
+    def __init__(
+        self, node: Node, role: NodeRole, on_change: Callable[[ReconxConfig], None] = lambda config: None
+    ) -> None:
         self._on_change = on_change
         leaves = [*walk(ReconxConfig())]
         self._own = [leaf for leaf in leaves if leaf[2].node in (role, "both")]
