@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from stage2_scenes import CAMERA, SIZE, StubModel, aligned, circle_views, generator_of, room_pose, room_view, room_views
 
 from reconx_ros.core import (
     AlignedViews,
     CancelledError,
     CancelToken,
+    DoesNotFitError,
     InsufficientParallaxError,
     InvalidInputError,
     Job,
@@ -30,11 +32,13 @@ from reconx_ros.core import (
 from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator
 from reconx_ros.diffusion.clips.judge import colour_agreement, confidence_by_renders
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_from_views
-from reconx_ros.diffusion.clips.run import DoesNotFitError, memory_errors, scene_points
+from reconx_ros.diffusion.clips.run import memory_errors, scene_points
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.diffusion.registry import registry
 from reconx_ros.geometry.resize import resize_area
+from reconx_ros.weights.cache import ModelCache, module_bytes
+from reconx_ros.weights.resolve import resolve
 
 CPU = torch.device("cpu")
 
@@ -314,6 +318,23 @@ def test_out_of_memory_is_one_sentence_or_a_warp(error: BaseException) -> None:
     sequence = run(StubModel(error=error), room_views(2), fallback="warp")
     assert sequence.backend == "warp" and not sequence.generates and len(made(sequence)) == 3
     assert sequence.warnings[0].startswith("views are made by 'warp' instead of 'stub' (diffusion.fallback): ")
+
+
+def test_memory_that_other_models_hold_is_given_to_the_video_model(tmp_path: Path) -> None:
+    class Tight(StubModel):
+        def fill(self, request: Any, config: DiffusionConfig, job: Job) -> Any:
+            if models.keys:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().fill(request, config, job)
+
+    save_file({"weight": torch.zeros(1)}, tmp_path / "a.safetensors")
+    source, models = resolve(str(tmp_path / "a.safetensors"), setting="test"), ModelCache()
+    options = {"dtype": torch.float32, "device": CPU, "size": module_bytes}
+    models.get([source], "another stage's network", lambda: torch.nn.Linear(2, 2), **options)
+    views, config = room_views(2), DiffusionConfig(width=SIZE, height=SIZE)
+    path = plan_trajectory(views, 3, max_size=SIZE)
+    sequence = generator_of(Tight(), models=models).generate(views, path, config, device=CPU, job=Job())
+    assert sequence.backend == "stub" and models.keys == ()
 
 
 def test_other_errors_are_not_hidden_by_the_fallback() -> None:

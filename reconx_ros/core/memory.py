@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconx_ros.core.errors import DoesNotFitError
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,8 +20,10 @@ def limit_bytes(max_memory_gb: float) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or not."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of any version
+    """Whether an allocation failed, on a GPU or not, or work was refused because it would."""
+    if (
+        isinstance(error, DoesNotFitError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    ):  # torch's, of any version
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_ALLOCATOR)
 

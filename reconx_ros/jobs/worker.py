@@ -6,7 +6,8 @@ target), ("load_scene", key, path, ReconxConfig). Answers: ("ready", device), ("
 message), ("preview", key, jpeg), ("done", key, JobOutcome), ("answer", key, value | failed JobOutcome), ("log", level,
 sentence). The process ends when the other side closes the socket.
 
-A target is a function ``(JobRequest, ReconxConfig, Job, out_dir: Path) -> JobOutput``, named "module:function".
+A target is a function ``(JobRequest, ReconxConfig, Job, out_dir: Path) -> JobOutput``, named "module:function"; empty
+for the reconstruction itself, whose networks stay loaded as long as the process lives.
 """
 
 from __future__ import annotations
@@ -40,10 +41,9 @@ from reconx_ros.core.job import Picture
 from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import DrawnView, ErrorCode, JobOutcome
-from reconx_ros.jobs.reconstruct import Draw, JobOutput, loaded_scene, overall_fraction
+from reconx_ros.jobs.reconstruct import Draw, JobOutput, Reconstructions, loaded_scene, overall_fraction
 from reconx_ros.pipeline.config import ReconxConfig
 
-DEFAULT_TARGET = "reconx_ros.jobs.reconstruct:reconstruct"
 NO_SCENE = "there is no scene yet: no reconstruction has succeeded in this worker process"
 _PROGRESS_PERIOD_S = 0.1
 _PREVIEW_PERIOD_S = 1.0
@@ -86,7 +86,7 @@ def resolve(target: str) -> Callable[..., JobOutput]:
     Raises:
         InvalidInputError: when there is none.
     """
-    module, _, name = (target or DEFAULT_TARGET).partition(":")
+    module, _, name = target.partition(":")
     try:
         function: Callable[..., JobOutput] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -103,6 +103,7 @@ class Worker:
         self._token = CancelToken()
         self._running = ""
         self._draw: Draw | None = None
+        self._reconstructions = Reconstructions()
         self._told: tuple[str, str, float] = ("", "", 0.0)  # key, stage, when
         self._shown_s = 0.0
 
@@ -141,7 +142,8 @@ class Worker:
         if request.preview:
             job = replace(job, on_preview=lambda picture: self._preview(key, picture))
         try:
-            output = resolve(target)(request, config, job, Path(out_dir))
+            function = resolve(target) if target else self._reconstructions.run
+            output = function(request, config, job, Path(out_dir))
             if output.draw is not None:
                 self._draw = output.draw
             outcome = output.outcome
@@ -171,13 +173,11 @@ class Worker:
             self.send("answer", key, outcome_from_error(error))
 
     def _prepared(self, config: ReconxConfig, target: str) -> str:
-        """One sentence about what jobs of this configuration will use, all of which was loaded once."""
+        """One sentence about what jobs of this configuration will use, all of which is loaded now."""
+        if not target:
+            return self._reconstructions.prepare(config)
         resolve(target)
-        if target:
-            return f"jobs run {target}"
-        from reconx_ros.pipeline.preparation import prepare
-
-        return prepare(config)
+        return f"jobs run {target}"
 
     def _loaded(self, path: str, config: ReconxConfig) -> int:
         count, self._draw = loaded_scene(Path(path), config)

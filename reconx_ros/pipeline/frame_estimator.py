@@ -17,6 +17,7 @@ from reconx_ros.geometry.umeyama import align_poses
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.registry import automatic, registry
+from reconx_ros.weights.cache import ModelCache, sharing
 
 
 class Stage1Estimator:
@@ -27,8 +28,9 @@ class Stage1Estimator:
     no made-up frame.
     """
 
-    def __init__(self, config: PointmapConfig) -> None:
+    def __init__(self, config: PointmapConfig, models: ModelCache | None = None) -> None:
         self._config = config
+        self._models = models
 
     def __call__(
         self,
@@ -69,7 +71,7 @@ class Stage1Estimator:
         if name not in rows or not (rows[name].takes_poses and rows[name].finds_poses):
             name = automatic(posed=not find_poses, depth=False)
         backend: PointmapBackend = create(rows, name, kind="pointmap backend")
-        return backend
+        return sharing(backend, self._models)
 
 
 def _keyframe(number: int, rgb: torch.Tensor, camera: PinholeCamera, world_from_cam: SE3 | None) -> Keyframe:

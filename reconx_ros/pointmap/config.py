@@ -46,7 +46,9 @@ class PointmapConfig(StageSettings):
         le=1.0,
     )
     metric_network: str = setting(
-        "", "Metric depth network in the format of transformers: a folder, or a hub name that is in the local cache."
+        "",
+        "Metric depth network in the format of transformers: a name of `reconx weights list`, a folder, or a hub name "
+        "that is in the local cache.",
     )
     max_memory_gb: float = setting(
         0.0,

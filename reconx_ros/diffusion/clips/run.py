@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, ReconstructionError, Trajectory, check_shape
+from reconx_ros.core import AlignedViews, DoesNotFitError, InvalidInputError, Job, Trajectory, check_shape
 from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.diffusion.base import MadeFrame
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path
@@ -19,10 +19,6 @@ from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.geometry.projection import pointmap_world, transform_points
 from reconx_ros.geometry.view_blending import BlendedView
 from reconx_ros.geometry.visibility import Surface
-
-
-class DoesNotFitError(ReconstructionError):
-    """A video model needs more memory than there is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

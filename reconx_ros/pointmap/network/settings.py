@@ -12,7 +12,9 @@ class Dust3rSettings(Settings):
     """Published networks."""
 
     weights: str = setting(
-        "", "DUSt3R or MASt3R checkpoint that you downloaded: a .pth or .safetensors file, or the hub's folder."
+        "",
+        "DUSt3R or MASt3R weights that you downloaded: a name of `reconx weights list`, a .pth or .safetensors file, "
+        "the hub's folder, or a hub name.",
     )
 
 
@@ -20,4 +22,6 @@ class Dust3rSettings(Settings):
 class PointmapNetSettings(Settings):
     """Networks that were trained here."""
 
-    weights: str = setting("", "Folder of a pointmap network from `reconx train pointmap`.")
+    weights: str = setting(
+        "", "Pointmap network: a folder from `reconx train pointmap`, or a name of `reconx weights list`."
+    )
