@@ -73,8 +73,8 @@ def test_the_model_stays_loaded_for_each_precision(folder: Path) -> None:
     path = plan_trajectory(views, 2, max_size=SIZE)
 
     def frames(precision: str) -> list[torch.Tensor]:
-        values = {"width": 32, "height": 32, "steps": 2, "image_guidance": 1.0, "structure_guidance": 1.0}
-        config = DiffusionConfig(weights=str(folder), precision=precision, **values)
+        own = ReconXGeneratorSettings(image_guidance=1.0, structure_guidance=1.0)
+        config = DiffusionConfig(weights=str(folder), precision=precision, width=32, height=32, steps=2).with_own(own)
         generator = ReconXGenerator().with_models(models)
         sequence = generator.generate(views, path, config, device=CPU, job=Job())
         return [v.rgb for v in sequence.views if not v.is_input]

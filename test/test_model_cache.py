@@ -320,7 +320,7 @@ def small_config(folder: Path) -> ReconxConfig:
         ReconxConfig(),
         {
             "device": "cpu",
-            "pointmap": {"backend": "multiview", "max_size": 48, "planes": 16},
+            "pointmap": {"backend": "multiview", "max_size": 48, "multiview": {"planes": 16}},
             "diffusion": {"frames": 2},
             "splatting": {
                 "steps": 1, "max_gaussians": 100, "max_size": 32, "lpips_trunk": str(trunk), "lpips_heads": str(heads),
