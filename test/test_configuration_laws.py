@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from reconx_ros.core import ConfigError, Job
 from reconx_ros.core.memory import is_out_of_memory, limit_bytes
 from reconx_ros.core.registry import BackendInfo, with_entry_points
-from reconx_ros.core.settings import Sections, Setting, nearest_name, updated, walk
+from reconx_ros.core.settings import Sections, Setting, nearest_known, updated, walk
 from reconx_ros.evaluation.protocol import seeded
 from reconx_ros.pipeline import reconstructor
 from reconx_ros.pipeline.config import ReconxConfig, stages, with_stage_seeds
@@ -154,14 +154,15 @@ def test_what_auto_takes(posed: bool, depth: bool, name: str) -> None:
         ("kernels", "multiview.kernels"),
         ("fill_depth", "depth_sensor.fill_depth"),
         ("dust3r_weights", "dust3r.weights"),
+        ("network_weights", "pointmap_net.weights"),
     ],
 )
 def test_a_former_name_is_refused_with_the_present_one(former: str, now: str) -> None:
     words = rf"unknown parameter pointmap\.{former}, the nearest known one is pointmap\.{re.escape(now)}$"
     with pytest.raises(ConfigError, match=words):
         updated(ReconxConfig(), {f"pointmap.{former}": 3})
-    names = [name for name, _, _ in walk(ReconxConfig())]
-    assert nearest_name(f"pointmap.{former}", names) == f"pointmap.{now}"
+    known = {name: meta for name, _, meta in walk(ReconxConfig())}
+    assert nearest_known(f"pointmap.{former}", known) == f"pointmap.{now}"
 
 
 @pytest.mark.parametrize("name", ["flat", "wrecked", "not a name", "nothing"])

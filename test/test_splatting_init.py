@@ -90,7 +90,7 @@ def test_normals_face_the_camera_and_survive_holes() -> None:
     view = wall_views(slant=0.5).views[0]
     valid = torch.rand(32, 40, generator=torch.Generator().manual_seed(0)) > 0.5
     depth = torch.where(valid, view.depth, 0.0)
-    holes = replace(view, valid=valid, depth=depth, confidence=valid * 0.9)
+    holes = replace(view, valid=valid, provenance=Provenance.OBSERVED.where(valid), depth=depth, confidence=valid * 0.9)
     normals, cosines = pixel_normals(holes)
     expected = torch.tensor([0.5, 0.0, -1.0]) / 1.25**0.5
     agree = (normals @ expected)[valid] > 0.999
@@ -118,6 +118,7 @@ def test_one_pixel_pointmap() -> None:
         depth=torch.full((1, 1), 2.0),
         confidence=torch.ones(1, 1),
         valid=torch.ones(1, 1, dtype=torch.bool),
+        provenance=torch.ones(1, 1, dtype=torch.uint8),
         camera=pinhole(1, 1),
         world_from_cam=SE3.identity(),
         keyframe_id=0,
@@ -131,7 +132,8 @@ def test_no_valid_pixel_is_one_sentence() -> None:
     views = wall_views(confidence=0.0)
     with pytest.raises(ReconstructionError, match="no pointmap has a valid pixel of positive confidence"):
         initial_scene(views, SplattingConfig())
-    blind = replace(views, views=tuple(replace(v, valid=torch.zeros(32, 40, dtype=torch.bool)) for v in views.views))
+    nothing = torch.zeros(32, 40, dtype=torch.bool)
+    blind = replace(views, views=tuple(replace(v, valid=nothing, provenance=nothing.byte()) for v in views.views))
     for use in (True, False):
         with pytest.raises(ReconstructionError, match="no pointmap has a valid pixel"):
             initial_scene(blind, SplattingConfig(use_pointmap_init=use))
@@ -153,7 +155,11 @@ def test_pixels_without_depth_get_a_guess_of_low_confidence() -> None:
     hole = torch.zeros_like(view.valid)
     hole[8:20, 10:30] = True
     holed = replace(
-        view, valid=~hole, confidence=torch.where(hole, 0.0, view.confidence), depth=torch.where(hole, 9.0, view.depth)
+        view,
+        valid=~hole,
+        provenance=Provenance.OBSERVED.where(~hole),
+        confidence=torch.where(hole, 0.0, view.confidence),
+        depth=torch.where(hole, 9.0, view.depth),
     )
     config = SplattingConfig(max_gaussians=5000, fill_unsure=True, fill_confidence=0.2)
     filled = gaussians_from_pointmaps(replace(views, views=(holed,)), config)

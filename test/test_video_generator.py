@@ -156,7 +156,8 @@ def test_recorded_frames_are_trusted_at_their_own_pose_only(reconx_data: Path) -
         depth = torch.from_numpy(frame.depth_m)
         maps.append(
             PointMap(
-                rgb=frame.rgb(), depth=depth, confidence=(depth > 0).float(), valid=depth > 0, camera=frame.camera,
+                rgb=frame.rgb(), depth=depth, confidence=(depth > 0).float(), valid=depth > 0,
+                provenance=Provenance.OBSERVED.where(depth > 0), camera=frame.camera,
                 world_from_cam=frame.world_from_cam, keyframe_id=k,
             )
         )  # fmt: skip

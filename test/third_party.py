@@ -47,7 +47,7 @@ FLAT = PointmapInfo(
 import torch
 
 from acme_vision import FlatSettings
-from reconx_ros.core import AlignedViews, PointMap
+from reconx_ros.core import AlignedViews, PointMap, Provenance
 
 
 class FlatBackend:
@@ -61,6 +61,7 @@ class FlatBackend:
             views.append(
                 PointMap(
                     rgb=frame.rgb(), depth=own.distance * ones, confidence=own.trust * ones, valid=ones > 0,
+                    provenance=Provenance.INFERRED.where(ones > 0),
                     camera=frame.camera, world_from_cam=frame.world_from_cam, keyframe_id=keyframe.id,
                 )
             )

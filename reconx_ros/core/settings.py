@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -32,7 +32,8 @@ class Setting:
         doc: one sentence.
         unit: "" when it has none.
         ge, le: inclusive bounds of a number, or of each element of a tuple.
-        choices: allowed values of a string.
+        choices: allowed values of a string, or of each element of a tuple, which then has at least one.
+        formerly: names that this field, or another that it replaces, had.
         dynamic: may change while a node runs.
         node: which node reads it; "" leaves that to the section it stands in.
     """
@@ -42,6 +43,7 @@ class Setting:
     ge: float | None = None
     le: float | None = None
     choices: tuple[str, ...] | None = None
+    formerly: tuple[str, ...] = ()
     dynamic: bool = False
     node: NodeRole = ""
 
@@ -58,11 +60,12 @@ def setting(
     ge: float | None = None,
     le: float | None = None,
     choices: tuple[str, ...] | None = None,
+    formerly: tuple[str, ...] = (),
     dynamic: bool = False,
     node: NodeRole = "",
 ) -> Any:
     """A dataclass field with its Setting attached."""
-    meta = Setting(doc=doc, unit=unit, ge=ge, le=le, choices=choices, dynamic=dynamic, node=node)
+    meta = Setting(doc=doc, unit=unit, ge=ge, le=le, choices=choices, formerly=formerly, dynamic=dynamic, node=node)
     return dataclasses.field(default=default, metadata={_META: meta})
 
 
@@ -140,6 +143,8 @@ def _check_names(sections: Sections, taken: Mapping[str, Any]) -> None:
 
 def _checked(name: str, value: Any, hint: Any, meta: Setting) -> Any:
     value = _converted(name, value, hint)
+    if value == () and meta.choices is not None:
+        raise ConfigError(f"parameter {name} is empty, expected at least one of {', '.join(meta.choices)}")
     for number in value if isinstance(value, tuple) else (value,):
         _check_range(name, number, meta)
     return value
@@ -251,11 +256,21 @@ def _replaced(settings: T, changes: dict[str, Any]) -> T:
     return dataclasses.replace(settings, **direct)  # type: ignore[type-var]
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The known dotted name that is most like an unknown one; names with the same last word come before all others."""
-    names = list(known)
-    alike = [n for n in names if _last(n, ".") == _last(name, ".")] or [n for n in names if _last(n) == _last(name)]
-    return difflib.get_close_matches(name, alike or names, n=1, cutoff=0.0)[0]
+def nearest_known(name: str, known: Mapping[str, Setting]) -> str:
+    """The known one of these dotted names that an unknown one means: what replaced it, or what resembles it most.
+
+    Names with the same last word come before all others.
+    """
+    for new, meta in known.items():
+        if any(name == f"{group}{old}" for group in _groups(new) for old in meta.formerly):
+            return new
+    alike = [n for n in known if _last(n, ".") == _last(name, ".")] or [n for n in known if _last(n) == _last(name)]
+    return difflib.get_close_matches(name, alike or known, n=1, cutoff=0.0)[0]
+
+
+def _groups(name: str) -> list[str]:
+    """The sections that a dotted name stands in, with their last dot."""
+    return ["", *(name[: i + 1] for i, letter in enumerate(name) if letter == ".")]
 
 
 def _last(name: str, separators: str = "._") -> str:
@@ -263,9 +278,9 @@ def _last(name: str, separators: str = "._") -> str:
 
 
 def _nearest_words(settings: Any, name: str, inner: Any, prefix: str) -> str:
-    known = (n for n, _ in walk_sections(settings)) if isinstance(inner, Mapping) else (n for n, _, _ in walk(settings))
-    names = list(known) or [n for n, _, _ in walk(settings)]
-    return f"the nearest known one is {prefix}{nearest_name(name, names)}"
+    sections, leaves = dict(walk_sections(settings, prefix)), {n: meta for n, _, meta in walk(settings, prefix)}
+    known = sections if isinstance(inner, Mapping) and sections else leaves
+    return f"the nearest known one is {nearest_known(prefix + name, known)}"
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

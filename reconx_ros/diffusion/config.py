@@ -85,7 +85,8 @@ class DiffusionConfig(StageSettings):
     )
     observed_confidence: float = setting(
         1.0,
-        "Confidence of a render from which a made-up frame shows it instead, as an observed pixel; 1 never does.",
+        "Confidence of a render from which a made-up frame shows it instead, as a pixel that is not generated; 1 never "
+        "does.",
         ge=0.0,
         le=1.0,
     )

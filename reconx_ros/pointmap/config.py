@@ -22,6 +22,9 @@ class PointmapConfig(StageSettings):
     max_size: int = setting(320, "Longer side of the images the geometry is computed on.", unit="px", ge=32, le=4096)
     min_depth: float = setting(0.0, "Nearest depth searched; 0 derives it from the scene.", unit="world unit", ge=0.0)
     max_depth: float = setting(0.0, "Farthest depth searched; 0 derives it from the scene.", unit="world unit", ge=0.0)
+    consistency: float = setting(
+        0.02, "Relative depth difference up to which two views agree on a point.", ge=1e-4, le=0.5
+    )
     refine_poses: bool = setting(
         False, "Correct given poses by what the images say, near their priors; off takes them as they are."
     )

@@ -12,7 +12,7 @@ from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.posed_depth import posed_depth
 from reconx_ros.pointmap.stereo.depth_sensor import filled_depth, sensor_depth
 from reconx_ros.pointmap.stereo.memory import sensor_bytes
-from reconx_ros.pointmap.stereo.settings import DepthSensorSettings, MultiviewSettings
+from reconx_ros.pointmap.stereo.settings import DepthSensorSettings
 
 _READ_SHARE = 0.05  # of the progress bar, when holes are filled
 
@@ -39,7 +39,7 @@ class DepthSensorBackend:
             swept = posed_depth(keyframes, config, device=device, job=filling, backend=self.name)
         except (InsufficientParallaxError, ReconstructionError) as err:
             return replace(found, warnings=(*found.warnings, f"holes of the sensor's depth stay open: {err}"))
-        return filled_depth(found, swept, config.own(MultiviewSettings).consistency)
+        return filled_depth(found, swept, config.consistency)
 
     def estimate_bytes(
         self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device

@@ -15,6 +15,7 @@ class Dust3rSettings(Settings):
         "",
         "DUSt3R or MASt3R weights that you downloaded: a name of `reconx weights list`, a .pth or .safetensors file, "
         "the hub's folder, or a hub name.",
+        formerly=("dust3r_weights",),
     )
 
 
@@ -23,5 +24,7 @@ class PointmapNetSettings(Settings):
     """Networks that were trained here."""
 
     weights: str = setting(
-        "", "Pointmap network: a folder from `reconx train pointmap`, or a name of `reconx weights list`."
+        "",
+        "Pointmap network: a folder from `reconx train pointmap`, or a name of `reconx weights list`.",
+        formerly=("network_weights",),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, ReconstructionError
+from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, Provenance, ReconstructionError
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.coarse import look
 from reconx_ros.pointmap.stereo.confidence import confidence
@@ -53,8 +53,8 @@ def multiview_depth(
     then a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates
     the chance of an error below 2 % (confidence.py). Where fewer than ``min_consistent`` of the views that see the
     surface confirm it, confidence is below 0.4, so that such pixels help the pictures but enter no cloud. The depth of
-    kept pixels is the mean of the views that agree. Pixels that are not valid hold the best guess of their depth, or 1
-    where there is none, with confidence 0.
+    kept pixels is the mean of the views that agree; at least one other does, so all of them are OBSERVED. Pixels that
+    are not valid hold the best guess of their depth, or 1 where there is none, with confidence 0.
 
     Args:
         keyframes: at least two, with poses.
@@ -78,7 +78,7 @@ def multiview_depth(
     plan = _plan(kernels, views, config, job)
     depths = [_match(plan, i, settings, job) for i in range(len(views))]
     job.step(_LOOK_SHARE + _MATCH_SHARE, "comparing views")
-    checked = [_check(plan, depths, i, settings, keyframe) for i, keyframe in enumerate(keyframes)]
+    checked = [_check(plan, depths, i, config, keyframe) for i, keyframe in enumerate(keyframes)]
     _require_points(checked)
     return AlignedViews(
         views=tuple(checked), metric_scale=True, scale_source="poses", backend=backend, warnings=_warnings(checked)
@@ -129,18 +129,18 @@ def _as_tested(view: MatchView, found: StereoDepth) -> DepthMap:
 
 
 def _check(
-    plan: _Plan, depths: Sequence[StereoDepth], index: int, settings: MultiviewSettings, keyframe: Keyframe
+    plan: _Plan, depths: Sequence[StereoDepth], index: int, config: PointmapConfig, keyframe: Keyframe
 ) -> PointMap:
     """Keep what other views confirm, in the user's world."""
     view, found = plan.views[index], depths[index]
     own = _as_tested(view, found)
     others = [_as_tested(plan.views[j], depths[j]) for j in plan.neighbours[index]]
-    told = plan.kernels.agreement(own, others, settings.consistency)
-    needed = told.sees.clamp(1, settings.min_consistent)
+    told = plan.kernels.agreement(own, others, config.consistency)
+    needed = told.sees.clamp(1, config.own(MultiviewSettings).min_consistent)
     sure = own.usable & (told.agrees >= needed) & (told.denies <= told.agrees)
     likely = own.usable & (told.agrees >= 1)
     sure, likely = (
-        plan.kernels.without_speckles(told.depth, mask, tolerance=settings.consistency, min_pixels=_MIN_SPECKLE_PX)
+        plan.kernels.without_speckles(told.depth, mask, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
         for mask in (sure, likely)
     )
     valid = sure | likely
@@ -150,6 +150,7 @@ def _check(
         depth=(told.depth * plan.unit).cpu(),
         confidence=trust.cpu(),
         valid=valid.cpu(),
+        provenance=Provenance.OBSERVED.where(valid).cpu(),
         camera=view.camera,
         world_from_cam=known_pose(keyframe),
         keyframe_id=view.keyframe_id,

@@ -19,9 +19,6 @@ class MultiviewSettings(Settings):
     planes: int = setting(96, "Number of inverse-depth planes of the sweep.", ge=8, le=1024)
     sources: int = setting(4, "Source views per reference view.", ge=1, le=16)
     window: int = setting(5, "Side of the square matching window.", unit="px", ge=3, le=15)
-    consistency: float = setting(
-        0.02, "Relative depth difference up to which two views agree on a point.", ge=1e-4, le=0.5
-    )
     min_consistent: int = setting(
         2, "Other views that must agree before a pixel is sure (fewer when fewer see it).", ge=1
     )

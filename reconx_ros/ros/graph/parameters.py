@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from reconx_ros.core import ConfigError
-from reconx_ros.core.settings import NodeRole, Setting, nearest_name, updated, walk
+from reconx_ros.core.settings import NodeRole, Setting, nearest_known, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 
 _FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service", "diagnostic_updater.")
@@ -50,12 +50,12 @@ def describe(meta: Setting) -> str:
     return " ".join(words)
 
 
-def unknown_sentences(given: Sequence[str], known: Sequence[str]) -> list[str]:
+def unknown_sentences(given: Sequence[str], known: Mapping[str, Setting]) -> list[str]:
     """One sentence for each given name that is neither known nor another package's, naming the nearest known one."""
     sentences = []
     for name in given:
         if name not in known and not name.startswith(_FOREIGN):
-            nearest = nearest_name(name, known)
+            nearest = nearest_known(name, known)
             sentences.append(f"unknown parameter {name} is ignored, the nearest known one is {nearest}")
     return sentences
 
@@ -84,7 +84,7 @@ class NodeParameters:
         self._names = [name for name, _, _ in self._own]
         self.errors: list[str] = []
         given: Mapping[str, Parameter] = dict(getattr(node, "_parameter_overrides", {}))
-        self.unknown = unknown_sentences([*given], [name for name, _, _ in leaves])
+        self.unknown = unknown_sentences([*given], {name: meta for name, _, meta in leaves})
         self._config = self._declared(node, given)
         node.add_on_set_parameters_callback(self._validate)
         self._swaps_later = hasattr(node, "add_post_set_parameters_callback")  # not in Humble
