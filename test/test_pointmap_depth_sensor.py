@@ -20,15 +20,18 @@ from reconx_ros.core import (
     ReconxError,
 )
 from reconx_ros.geometry.projection import pointmap_world
-from reconx_ros.pointmap.backends.depth_sensor import (
-    DepthSensorBackend,
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.reconstructor import Reconstructor
+from reconx_ros.pointmap.backends.depth_sensor import DepthSensorBackend
+from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.stereo.depth_sensor import (
     SensorAgreement,
     filled_view,
     range_trust,
     sensor_agreement,
     surface_bend,
 )
-from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.stereo.settings import DepthSensorSettings, MultiviewSettings
 
 CONFIG = PointmapConfig(max_size=64)
 
@@ -115,7 +118,6 @@ def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
             "1 of 2 keyframes have no depth",
         ),
         ([no_pose], CONFIG, InvalidInputError, "keyframe 0 has no pose"),
-        ([first], replace(CONFIG, use_depth=False), InvalidInputError, "use_depth is false"),
         ([empty], CONFIG, ReconstructionError, "none of the 1 depth images"),
     ]
     for keyframes, config, kind, text in cases:
@@ -123,7 +125,15 @@ def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
             reconstruct(keyframes, config)
 
 
-FILL = replace(CONFIG, fill_depth=True, planes=48)
+def test_depth_that_may_not_be_used_is_not_there(scene: Scene) -> None:
+    unused = replace(CONFIG, use_depth=False, backend="depth_sensor")
+    with pytest.raises(InvalidInputError, match=r"2 of 2 keyframes have no depth .*expected pointmap\.use_depth"):
+        Reconstructor(ReconxConfig(device="cpu", pointmap=unused)).align(scene.keyframes)
+    auto = replace(unused, backend="auto").with_own(MultiviewSettings(planes=32))
+    assert Reconstructor(ReconxConfig(device="cpu", pointmap=auto)).align(scene.keyframes).scale_source == "poses"
+
+
+FILL = CONFIG.with_own(DepthSensorSettings(fill_depth=True)).with_own(MultiviewSettings(planes=48))
 
 
 @pytest.fixture(scope="module")

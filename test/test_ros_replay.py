@@ -14,7 +14,7 @@ from reconx_ros.io.ply import read_point_cloud_ply
 
 pytest.importorskip("embreex")
 
-SMALL = ["pointmap.max_size=120", "pointmap.planes=48", "splatting.steps=40", "splatting.max_size=80",
+SMALL = ["pointmap.max_size=120", "pointmap.multiview.planes=48", "splatting.steps=40", "splatting.max_size=80",
          "splatting.max_gaussians=3000", "diffusion.frames=4", "output.novel_views=3", "output.novel_view_size=80",
          "coverage.min_keyframes=3"]  # fmt: skip
 KEYS = {"frames_in", "frames_dropped", "keyframes", "reconstructions", "coverage_before", "coverage_after", "points",

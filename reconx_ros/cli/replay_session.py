@@ -199,7 +199,6 @@ def node_defaults(reader: BagReader, frames: BagFrames, out: Path, *, use_depth:
         "ros.image_transport": "compressed" if is_compressed(reader, frames.topics.image) else "raw",
         "ros.use_depth": use_depth,
         "ros.depth_transport": "compressedDepth" if depth is not None and is_compressed(reader, depth) else "raw",
-        "pointmap.use_depth": use_depth,
         "ros.map_frame": next((n for n in ("map", "odom", "world") if n in known), "map"),
         "ros.output_dir": str((out / "server").resolve()),
     }

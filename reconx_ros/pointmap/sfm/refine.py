@@ -145,7 +145,7 @@ def _gather(keyframes: Sequence[Keyframe], priors: list[SE3], config: PointmapCo
         gate = _gate_px(features[a], features[b], config)
         raw = raw.select(_distances(features[a], features[b], priors[a], priors[b], raw) < gate)
         chance = min(0.5, inlier_px(features[a], features[b]) / gate)
-        found = estimate(features[a], features[b], seed=config.seed, candidates=raw, chance=chance)
+        found = estimate(features[a], features[b], seed=config.actual_seed, candidates=raw, chance=chance)
         if found is not None:
             used[a, b], tested[a, b] = found.matches, raw.select(held_out(raw))
     return _Evidence(features=features, used=used, tested=tested)

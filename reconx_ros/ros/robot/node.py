@@ -53,7 +53,7 @@ class ReconxNode(ManagedNode):
 
     def __init__(self, **node_options: object) -> None:
         self._lane: InputLane | None = None
-        super().__init__("reconx_node", **node_options)
+        super().__init__("reconx_node", "robot", **node_options)
         self._counters = InputCounters()
         self._thread: MappingThread | None = None
         self._session: MapSession | None = None
