@@ -17,8 +17,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera, PointCloud
+from reconx_ros.io.guards import announced_size
 from reconx_ros.io.images import encode_depth_png, encode_jpeg, encode_png
-from reconx_ros.jobs.encoding import announced_size
 from reconx_ros.ros.conversions import (
     camera_info_msg,
     cloud_from_msg,

@@ -13,6 +13,8 @@ pytest.importorskip("reconx_ros.msg")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from fuzz_messages import Fuzzer, Shot
+from reconx_ros.ros.robot.camera_input import CameraInput
+from reconx_ros.ros.robot.ingest import Ingest, Now
 from ros_graph import START_NS, FakeCamera, transform_msg
 from ros_robot import Robot, drops
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
@@ -21,8 +23,6 @@ from reconx_ros.geometry.tf_tree import TransformBuffer
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.conversions import header_msg, image_msg
 from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
-from reconx_ros.ros.robot.camera_input import CameraInput
-from reconx_ros.ros.robot.ingest import Ingest, Now
 from reconx_ros.ros.robot.mailbox import DropCounter
 
 BATCH = 20

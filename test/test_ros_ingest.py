@@ -9,6 +9,8 @@ pytest.importorskip("sensor_msgs")
 pytest.importorskip("reconx_ros.action")
 
 from reconx_ros.action import Reconstruct
+from reconx_ros.ros.robot.camera_input import CameraInput
+from reconx_ros.ros.robot.ingest import Ingest, Now, shrunk
 from sensor_msgs.msg import Image
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, PointCloud
@@ -24,8 +26,6 @@ from reconx_ros.ros.conversions.action_messages import (
     request_from_goal,
     result_from_outcome,
 )
-from reconx_ros.ros.robot.camera_input import CameraInput
-from reconx_ros.ros.robot.ingest import Ingest, Now, shrunk
 from reconx_ros.ros.robot.mailbox import DropCounter
 
 S = 1_000_000_000
