@@ -14,7 +14,7 @@ from reconx_ros.io.rectify import Rectifier
 
 JUMP_BACK_NS = 1_000_000_000
 _LEAP_NS = 10_000_000_000
-_PAIR_WAIT_S = 0.25  # how long an image waits for the camera_info of its own stamp, and for a depth that fits better
+PAIR_WAIT_S = 0.25  # how long an image waits for the camera_info of its own stamp, and for a depth that fits better
 _RECENT = 30
 _LONGEST = 600  # characters of a sentence: a broken message may carry names of any length
 
@@ -121,7 +121,7 @@ class Calibrations:
         if ns_from_stamp(nearest.header.stamp) == stamp_ns:
             self._paired = True
         elif self._paired and ns_from_stamp(infos[-1].header.stamp) < stamp_ns:
-            if waited_s < _PAIR_WAIT_S:
+            if waited_s < PAIR_WAIT_S:
                 sentence = f"camera_info of camera '{self._camera}' for stamp {stamp_ns / 1e9:.3f} s has not come"
                 raise NotYetError("no_camera_info", f"{sentence} on {self.topic}")
             self._paired = False
@@ -219,7 +219,7 @@ class CameraInput:
         nearest = min(candidates, key=lambda m: abs(gap_ns[id(m)]), default=None)
         newer_came = bool(candidates) and gap_ns[id(candidates[-1])] > 0
         if nearest is not None and abs(gap_ns[id(nearest)]) <= tolerance_ns:
-            if gap_ns[id(nearest)] == 0 or newer_came or waited_s >= _PAIR_WAIT_S:
+            if gap_ns[id(nearest)] == 0 or newer_came or waited_s >= PAIR_WAIT_S:
                 return nearest
         elif newer_came and gap_ns[id(candidates[-1])] > tolerance_ns:
             return None

@@ -32,7 +32,7 @@ from reconx_ros.geometry.tf_tree import (
     PastExtrapolationError,
     TransformError,
 )
-from reconx_ros.io.ingest.camera_input import BadCalibrationError, CameraInput, NotYetError
+from reconx_ros.io.ingest.camera_input import PAIR_WAIT_S, BadCalibrationError, CameraInput, NotYetError
 from reconx_ros.io.ingest.depth import depth_on_image
 from reconx_ros.io.ingest.drops import DropCounter
 from reconx_ros.io.ingest.frames import BodyFrames, Transforms, map_frame_hint
@@ -213,8 +213,8 @@ class Ingest:
         try:
             if pending.depth is None and not pending.no_depth:
                 pending.depth = camera.depth_for(pending.stamp_ns, tolerance_ns, waited_s)
-            if pending.depth is not None and pending.depth_info is None and camera.depth_lens.infos:
-                pending.depth_info = camera.depth_lens.at(ns_from_stamp(pending.depth.header.stamp), waited_s)
+            if pending.depth is not None and pending.depth_info is None:
+                pending.depth_info = _depth_info(pending, waited_s)
         except NotYetError as error:
             if now_s - camera.depth_arrived_s <= settings.tf_timeout_s:  # nobody sends depth: do not wait for it
                 return NotYetError("no_depth", str(error))
@@ -285,6 +285,15 @@ class Ingest:
         except (InvalidInputError, TransformError) as error:
             self._drop(pending, "depth_refused", str(error), now_s)
             return None
+
+
+def _depth_info(pending: Pending, waited_s: float) -> Any:
+    """The calibration of the depth that was found; None where none is published, as with registered depth."""
+    lens, depth = pending.camera.depth_lens, pending.depth.header
+    elsewhere = str(depth.frame_id).lstrip("/") != str(pending.msg.header.frame_id).lstrip("/")
+    if lens.infos or (elsewhere and waited_s < PAIR_WAIT_S):
+        return lens.at(ns_from_stamp(depth.stamp), waited_s)
+    return None
 
 
 def _zero_stamp(camera: CameraInput, stamp_ns: int) -> str:
