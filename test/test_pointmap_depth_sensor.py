@@ -11,6 +11,8 @@ from pointmap_scenes import Scene, cast, pinhole, plane, room_scene
 
 from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Job, Keyframe, ReconstructionError, ReconxError
 from reconx_ros.geometry.projection import pointmap_world
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.selection import choose_pointmap
 from reconx_ros.pointmap.backends.depth_sensor import (
     DepthSensorBackend,
     SensorAgreement,
@@ -93,6 +95,23 @@ def test_trust_falls_with_distance() -> None:
     assert near > 0.99 and near > middle > far
 
 
+def test_one_missing_depth_image_costs_one_views_depth(scene: Scene) -> None:
+    first, second = scene.keyframes
+    found = reconstruct([first, with_depth(second, None)], CONFIG)
+    whole = reconstruct([first, second], CONFIG)
+    assert torch.equal(found.views[0].depth, whole.views[0].depth) and bool(found.views[0].valid.any())
+    assert not bool(found.views[1].valid.any())
+    assert any("keyframe 1 has no depth image" in warning for warning in found.warnings)
+
+
+def test_sensor_depth_is_taken_while_most_keyframes_have_it(scene: Scene) -> None:
+    first, second = scene.keyframes
+    config = replace(ReconxConfig(), pointmap=CONFIG)
+    bare = [with_depth(second, None)]
+    assert choose_pointmap(config, [first, second, *bare]).name == "depth_sensor"
+    assert choose_pointmap(config, [first, *bare]).name == "multiview"
+
+
 def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
     first, second = scene.keyframes
     no_pose = replace(first, frame=replace(first.frame, world_from_cam=None))
@@ -100,10 +119,10 @@ def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
     cases: list[tuple[list[Keyframe], PointmapConfig, type[ReconxError], str]] = [
         ([], CONFIG, InvalidInputError, "no keyframes"),
         (
-            [first, with_depth(second, None)],
+            [with_depth(first, None), with_depth(second, None)],
             CONFIG,
             InvalidInputError,
-            "1 of 2 keyframes have no depth",
+            "none of the 2 keyframes has a depth image",
         ),
         ([no_pose], CONFIG, InvalidInputError, "keyframe 0 has no pose"),
         ([first], replace(CONFIG, use_depth=False), InvalidInputError, "use_depth is false"),

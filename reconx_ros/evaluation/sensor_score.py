@@ -75,7 +75,8 @@ def score_against_sensor(
         why = depth.problem or "no point of the map falls on a measured pixel"
         return SensorScore(statistics=None, sentence=f"of {len(judges)} depth images none can be compared: {why}")
     kind = "between the keyframes, which the map was not made of" if used else "withheld from the map"
-    return SensorScore(statistics=depth_statistics(errors), sentence=f"{compared} depth images {kind}")
+    images = f"{compared} depth image{'s' if compared > 1 else ''}"
+    return SensorScore(statistics=depth_statistics(errors), sentence=f"{images} {kind}")
 
 
 def _used_stamps(stamps: Sequence[int], keyframes: Iterable[int], settings: IngestSettings) -> set[int]:
@@ -85,33 +86,34 @@ def _used_stamps(stamps: Sequence[int], keyframes: Iterable[int], settings: Inge
     return {s for s, k in nearest.items() if abs(s - k) <= tolerance_ns}
 
 
-def _judges(posed: Mapping[int, tuple[int, Any]], stamps: Sequence[int]) -> dict[int, int]:
-    """Stamp of a depth image to the keyframe that it judges; each keyframe has the nearest."""
-    judges: dict[int, int] = {}
+def _judges(posed: Mapping[int, tuple[int, Any]], stamps: Sequence[int]) -> dict[int, list[int]]:
+    """Stamp of a depth image to the keyframes that it judges; each keyframe has the nearest."""
+    judges: dict[int, list[int]] = {}
     for keyframe_id, (stamp, _) in posed.items():
         nearest = min(stamps, key=lambda s: abs(s - stamp), default=None)
         if nearest is not None and abs(nearest - stamp) <= _NEAR_NS:
-            judges.setdefault(nearest, keyframe_id)
+            judges.setdefault(nearest, []).append(keyframe_id)
     return judges
 
 
 def _errors(
-    cloud: PointCloud, posed: Mapping[int, tuple[int, Any]], judges: Mapping[int, int], depth: BagDepth
+    cloud: PointCloud, posed: Mapping[int, tuple[int, Any]], judges: Mapping[int, list[int]], depth: BagDepth
 ) -> tuple[np.ndarray, int]:
     """Relative errors [P] of the map's points, and how many depth images there were."""
     errors = [np.zeros(0)]
+    compared = set()
     for image in depth.images(judges.keys()):
-        keyframe_id = judges[image.stamp_ns]
-        stamp, pose = posed[keyframe_id]
-        try:
-            moved = pose @ depth.map_from_camera(stamp).inverse()  # what the mapper corrected
-        except TransformError as error:
-            depth.problem = str(error)
-            continue
-        points = cloud.points[cloud.keyframe_ids == keyframe_id].astype(np.float64)
-        found = point_errors(points, image, (moved @ image.map_from_depth).inverse())
-        errors += [found] if len(found) else []
-    return np.concatenate(errors), len(errors) - 1
+        for keyframe_id in judges[image.stamp_ns]:
+            stamp, pose = posed[keyframe_id]
+            try:
+                moved = pose @ depth.map_from_camera(stamp).inverse()  # what the mapper corrected
+            except TransformError as error:
+                depth.problem = str(error)
+                continue
+            points = cloud.points[cloud.keyframe_ids == keyframe_id].astype(np.float64)
+            errors.append(point_errors(points, image, (moved @ image.map_from_depth).inverse()))
+            compared |= {image.stamp_ns} if len(errors[-1]) else set()
+    return np.concatenate(errors), len(compared)
 
 
 def point_errors(points_world: np.ndarray, image: SensorDepth, depth_from_world: SE3) -> np.ndarray:

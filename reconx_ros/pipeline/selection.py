@@ -57,8 +57,9 @@ def _auto_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> tuple
     unposed = sum(k.frame.world_from_cam is None for k in keyframes)
     if unposed:
         return "structure_from_motion", f"{unposed} of {len(keyframes)} frames have no pose"
-    if config.pointmap.use_depth and all(k.frame.depth_m is not None for k in keyframes):
-        return "depth_sensor", "all have depth"
+    deep = sum(k.frame.depth_m is not None for k in keyframes)
+    if config.pointmap.use_depth and 2 * deep > len(keyframes):
+        return "depth_sensor", f"{deep} of {len(keyframes)} frames have depth"
     return "multiview", "depth from several views"
 
 

@@ -14,7 +14,7 @@ class PointmapConfig(Settings):
     backend: str = setting(
         "auto",
         "Pointmap backend; auto takes structure_from_motion when a frame has no pose, depth_sensor "
-        "when every frame has depth, else multiview.",
+        "when most frames have depth, else multiview.",
     )
     kernels: str = setting(
         "auto",

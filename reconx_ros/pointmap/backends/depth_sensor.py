@@ -61,18 +61,17 @@ def _require_usable(keyframes: Sequence[Keyframe], config: PointmapConfig) -> No
         raise InvalidInputError("depth_sensor got no keyframes, expected at least one")
     if not config.use_depth:
         raise InvalidInputError("pointmap backend is depth_sensor but use_depth is false, expected use_depth: true")
-    missing = [str(k.id) for k in keyframes if k.frame.depth_m is None]
-    if missing:
+    if all(k.frame.depth_m is None for k in keyframes):
         raise InvalidInputError(
-            f"{len(missing)} of {len(keyframes)} keyframes have no depth image (keyframe {', '.join(missing[:8])}), "
-            "expected depth on every keyframe, or the backend multiview"
+            f"none of the {len(keyframes)} keyframes has a depth image, expected depth, or the backend multiview"
         )
 
 
 def _pointmap(keyframe: Keyframe, config: PointmapConfig, device: torch.device) -> PointMap:
     frame = keyframe.frame
     camera = frame.camera.fitted_to(config.max_size)
-    raw = torch.from_numpy(np.array(frame.depth_m, dtype=np.float32)).to(device)
+    known = np.zeros((camera.height, camera.width)) if frame.depth_m is None else frame.depth_m
+    raw = torch.from_numpy(np.array(known, dtype=np.float32)).to(device)
     depth = resize_nearest(raw, camera.width, camera.height)
     far = config.max_depth or torch.inf
     valid = torch.isfinite(depth) & (depth > max(config.min_depth, 0.0)) & (depth <= far)
@@ -106,8 +105,9 @@ class DepthSensorBackend:
     """Stage 1 for RGB-D frames with known poses: the depth image is the geometry.
 
     Depth goes to the working grid by nearest neighbour, so that no value is mixed across an edge; 0, NaN, infinity and
-    what lies outside ``min_depth`` to ``max_depth`` are holes. With ``fill_depth``, a hole takes the depth that several
-    views agree on (``MultiviewBackend``), where no other sensor image contradicts it; sensor depth stays as it is.
+    what lies outside ``min_depth`` to ``max_depth`` are holes, and a keyframe without a depth image is one hole. With
+    ``fill_depth``, a hole takes the depth that several views agree on (``MultiviewBackend``), where no other sensor
+    image contradicts it; sensor depth stays as it is.
     """
 
     name = "depth_sensor"
@@ -118,21 +118,30 @@ class DepthSensorBackend:
         """Depth, confidence and camera of every keyframe, as ``PointmapBackend`` says; one keyframe is enough.
 
         Raises:
-            InvalidInputError: for a keyframe without depth or pose, or when ``use_depth`` is off.
+            InvalidInputError: for a keyframe without pose, when none has depth, or when ``use_depth`` is off.
             ReconstructionError: when no depth image holds a usable value.
             CancelledError: when the job was cancelled.
         """
         _require_usable(keyframes, config)
         fills = config.fill_depth and len(keyframes) > 1
         views = _read(keyframes, config, device, _part(job, 0.0, _READ_SHARE) if fills else job)
-        empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any())]
-        warnings: tuple[str, ...] = (
-            (f"the depth image of keyframe {', '.join(empty)} has no usable value",) if empty else ()
-        )
+        warnings = _absence(keyframes, views)
         found = AlignedViews(
             views=tuple(views), metric_scale=True, scale_source="depth", backend=self.name, warnings=warnings
         )
         return _filled(found, keyframes, config, device, _part(job, _READ_SHARE, 1.0)) if fills else found
+
+
+def _absence(keyframes: Sequence[Keyframe], views: Sequence[PointMap]) -> tuple[str, ...]:
+    """Sentences about keyframes without a depth image, and about depth images that hold nothing."""
+    absent = [str(k.id) for k in keyframes if k.frame.depth_m is None]
+    empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any()) and str(v.keyframe_id) not in absent]
+    told = []
+    if absent:
+        told.append(f"keyframe {', '.join(absent)} has no depth image, so that the map lacks what only it shows")
+    if empty:
+        told.append(f"the depth image of keyframe {', '.join(empty)} has no usable value")
+    return tuple(told)
 
 
 def _part(job: Job, start: float, end: float) -> Job:
