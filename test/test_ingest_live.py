@@ -98,7 +98,7 @@ class Node:
             "/tf_static": lambda: take_transforms(self.buffer, msg, static=True, refused=str),
         }
         if self.ros.use_depth:
-            callbacks[DEPTH] = lambda: self.camera.put_depth(msg, steady_s)
+            callbacks[DEPTH] = lambda: self.camera.put_depth(msg)
             callbacks[DEPTH_INFO] = lambda: self.camera.depth_lens.put(msg)
         if self.ros.pose_source == "odometry":
             callbacks["/odom"] = lambda: take_odometry(self.buffer, msg, str)

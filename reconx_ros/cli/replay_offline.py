@@ -134,7 +134,7 @@ def replay_offline(
 
 def _too_few(run: _Offline, frames: BagFrames) -> str:
     """Why there were too few keyframes, the most frequent reason first."""
-    kept = f"{len(run.mapper.keyframes)} keyframes are too few for a reconstruction"
+    kept = f"too few keyframes for a reconstruction: {len(run.mapper.keyframes)}"
     lost = frames.lost()
     if lost:
         return f"{lost}; {kept}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reconx_ros.ros.tools.session import RosSession
 
 _DISCOVERY_TIMEOUT_S = 120.0
+_SETTLE_S = 3.0
 
 Messages = Iterable["BagMessage"]
 
@@ -107,6 +108,7 @@ def play_through_nodes(
         replay.on_idle(session, recorder)
         triggers = finish_map(session, recorder, server_folder, lambda: watch_job(recorder, progress))
         progress.close()
+        _await_reasons(session, recorder, config)
         require_map(recorder.recording, reader, topics, config)
         replay.on_finished(session, recorder)
     return Replayed(
@@ -149,6 +151,18 @@ def static_first(reader: BagReader, topics: BagTopics, played: set[str]) -> Mess
     start_ns = next((m.stamp_ns for m in reader.messages(played)), 0)
     yield from (replace(m, stamp_ns=start_ns) for m in (reader.messages(static) if static else ()))
     yield from reader.messages(played - static)
+
+
+def _await_reasons(session: RosSession, recorder: TopicRecorder, config: ReconxConfig) -> None:
+    """Without a map: wait until every image has been refused, so that the reason counts all of them."""
+    until_s = time.monotonic() + config.ros.tf_timeout_s + _SETTLE_S
+
+    def settled() -> bool:
+        status = recorder.recording.status
+        lost = status is not None and sum(status.drop_counts) >= status.frames_in
+        return recorder.recording.cloud is not None or lost or time.monotonic() > until_s
+
+    session.wait(settled, "the last images", timeout_s=config.ros.tf_timeout_s + 2 * _SETTLE_S)
 
 
 def require_map(recording: HeardTopics, reader: BagReader, topics: BagTopics, config: ReconxConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Any
 
@@ -11,14 +12,19 @@ from reconx_ros.io.bag_messages import BagMessage
 _HEADER_STAMP = {1: struct.Struct("<iI"), 0: struct.Struct(">iI")}
 
 
+@functools.cache
+def _standard_types() -> Any:
+    """Their definitions; those read here are the same from Humble to Kilted."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
 class Decoder:
     """Turns raw messages of the standard types into objects with the fields of the .msg files."""
 
     def __init__(self) -> None:
-        from rosbags.typesys import Stores, get_typestore
-
-        # The types read here are the same from Humble to Kilted.
-        self._store: Any = get_typestore(Stores.ROS2_HUMBLE)
+        self._store = _standard_types()
 
     def __call__(self, message: BagMessage) -> Any:
         """The message's content.

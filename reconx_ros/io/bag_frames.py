@@ -187,7 +187,6 @@ class _Run:
     def _now(self, stamp_ns: int) -> Now:
         if self._start_ns is None:
             self._start_ns = stamp_ns
-            self._camera.depth_arrived_s = 0.0
         ros_ns = stamp_ns if self._topics.clock is None else self._clock_ns
         return Now(steady_s=(stamp_ns - self._start_ns) / 1e9, ros_ns=ros_ns, simulated=True)
 
@@ -224,7 +223,7 @@ class _Run:
 
     def _on_depth(self, msg: Any, now: Now) -> None:
         self._stamp_if_zero(msg, now)
-        self._camera.put_depth(msg, now.steady_s)
+        self._camera.put_depth(msg)
 
     def _stamp_if_zero(self, msg: Any, now: Now) -> None:
         if self._settings.zero_stamps == "arrival":

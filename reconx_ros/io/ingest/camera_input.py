@@ -175,7 +175,7 @@ class CameraInput:
     Attributes:
         lens, depth_lens: calibrations of the images, and of the depth images.
         depths: recent depth images, the newest last.
-        depth_arrived_s: steady time of the newest depth image; before the first, of the subscription.
+        depthless_since_s: steady time of the first image since the newest depth image; None where depth is newer.
         stamps: of the images.
         problems: by reason; replaced as a whole, so that other threads may read it.
     """
@@ -192,7 +192,7 @@ class CameraInput:
         self.lens = Calibrations(name, info_topic)
         self.depth_lens = Calibrations(name, depth_info_topic)
         self.depths: deque[Any] = deque(maxlen=_RECENT)
-        self.depth_arrived_s = 0.0
+        self.depthless_since_s: float | None = None
         self.stamps = StampWatch()
         self.problems: dict[str, InputProblem] = {}
 
@@ -203,10 +203,20 @@ class CameraInput:
         self.lens.start_over()
         self.depth_lens.start_over()
 
-    def put_depth(self, msg: Any, now_s: float) -> None:
+    def image_came(self, arrived_s: float) -> None:
+        """Take note of an image."""
+        if self.depthless_since_s is None:
+            self.depthless_since_s = arrived_s
+
+    def put_depth(self, msg: Any) -> None:
         """Keep a depth image."""
         self.depths.append(msg)
-        self.depth_arrived_s = now_s
+        self.depthless_since_s = None
+
+    def sends_depth(self, now_s: float, timeout_s: float) -> bool:
+        """Whether depth may still come: images have not come without any for longer than the timeout."""
+        since_s = self.depthless_since_s
+        return since_s is None or now_s - since_s <= timeout_s
 
     def depth_for(self, stamp_ns: int, tolerance_ns: int, waited_s: float) -> Any:
         """The depth image nearest to a stamp, as soon as no nearer one can come; None when none will.

@@ -129,6 +129,7 @@ class Ingest:
     def put(self, camera: CameraInput, msg: Any, arrived_s: float, capacity: int) -> None:
         """A new image; the camera's oldest waiting one gives way when there are more than ``capacity``."""
         stamp_ns = ns_from_stamp(msg.header.stamp)
+        camera.image_came(arrived_s)
         pending = Pending(camera=camera, msg=msg, stamp_ns=stamp_ns, arrived_s=arrived_s)
         if stamp_ns <= 0:
             self._drop(pending, "zero_stamp", _zero_stamp(camera, stamp_ns), arrived_s)
@@ -216,7 +217,7 @@ class Ingest:
             if pending.depth is not None and pending.depth_info is None:
                 pending.depth_info = _depth_info(pending, waited_s)
         except NotYetError as error:
-            if now_s - camera.depth_arrived_s <= settings.tf_timeout_s:  # nobody sends depth: do not wait for it
+            if camera.sends_depth(now_s, settings.tf_timeout_s):
                 return NotYetError("no_depth", str(error))
         pending.no_depth = pending.depth is None
         return None

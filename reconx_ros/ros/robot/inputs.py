@@ -139,7 +139,7 @@ class NodeInputs:
             kind = Image
             if config.depth_transport == "compressedDepth":
                 kind, depth = CompressedImage, f"{depth}/compressedDepth"
-            camera.depth_topic, camera.depth_arrived_s = depth, time.monotonic()
+            camera.depth_topic = depth
             self._subscribe(kind, depth, lambda m: self._on_depth(camera, m), needed=False)
             camera.depth_lens.topic = self._node.resolve_topic_name(f"{prefix}depth/camera_info")
             self._subscribe(
@@ -187,7 +187,7 @@ class NodeInputs:
 
     def _on_depth(self, camera: CameraInput, msg: Image | CompressedImage) -> None:
         self._stamp_if_zero(msg)
-        camera.put_depth(msg, time.monotonic())
+        camera.put_depth(msg)
         self._wake()
 
     def _on_odometry(self, msg: Odometry) -> None:
