@@ -14,6 +14,7 @@ from reconx_ros.diffusion.clips.plan import ClipPlan
 from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
 from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.weights.cache import ModelCache
 
 SIZE = 64
 CAMERA = pinhole(SIZE, SIZE)
@@ -92,7 +93,7 @@ class StubModel:
         return ClipFrames(frames=frames * torch.nan if self._nan else frames, warnings=("made by a stub",))
 
 
-def generator_of(model: Any, estimator: Any = None) -> VideoGenerator:
+def generator_of(model: Any, estimator: Any = None, models: ModelCache | None = None) -> VideoGenerator:
     """A generator whose weights are already there."""
 
     class Loaded(VideoGenerator):
@@ -101,4 +102,4 @@ def generator_of(model: Any, estimator: Any = None) -> VideoGenerator:
         def load(self, config: DiffusionConfig, device: torch.device) -> Any:
             return model
 
-    return Loaded(estimator)
+    return Loaded(estimator, models)

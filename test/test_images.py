@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from reconx_ros.core import InvalidInputError, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.io import images
 
 rgb_arrays = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
@@ -117,14 +118,14 @@ def test_wrong_arrays_are_refused() -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.bin"
-    images.write_bytes_atomic(target, b"old")
+    write_bytes(target, b"old")
 
     def full_disk(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        images.write_bytes_atomic(target, b"new")
+        write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
     assert [f.name for f in tmp_path.iterdir()] == ["a.bin"]
 

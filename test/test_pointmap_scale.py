@@ -11,7 +11,7 @@ import pytest
 import torch
 from pointmap_scenes import Scene, pinhole, room_scene
 
-from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Keyframe, PointMap, ScaleEstimate, Sim3
+from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Keyframe, PointMap, ScaleEstimate, Sim3, WeightsError
 from reconx_ros.core.transforms import rotation_exp
 from reconx_ros.geometry.projection import pointmap_world
 from reconx_ros.pointmap.config import PointmapConfig
@@ -258,7 +258,7 @@ def test_without_a_source_nothing_is_claimed(scene: Scene) -> None:
     assert (found.metric_scale, found.scale_source, found.scale, found.warnings) == (False, None, None, ())
     unused = scale_to_metric(lost, with_depth(scene), replace(CONFIG, use_depth=False))
     assert not unused.metric_scale
-    with pytest.raises(InvalidInputError, match="metric_network is empty"):
+    with pytest.raises(WeightsError, match="metric_network is empty"):
         scale_to_metric(lost, unposed(scene), replace(CONFIG, scale="network"))
 
 

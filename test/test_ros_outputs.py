@@ -184,7 +184,8 @@ def overrides(topics: set[str], kind: str, **policies: str) -> list[str]:
 
 def test_every_endpoint_takes_qos_overrides_and_viewers_match(ros_domain: int, tmp_path: Path) -> None:
     parameters = {"ros__use_depth": True}
-    own = set(re.findall(r'make\(\w+, "~(/[\w/]+)"', (ROOT / "reconx_ros" / "ros" / "outputs.py").read_text()))
+    source = (ROOT / "reconx_ros" / "ros" / "robot" / "outputs.py").read_text()
+    own = set(re.findall(r'make\(\w+, "~(/[\w/]+)"', source))
     publish = {"/diagnostics", "/reconx_node/status", *(f"/reconx_node{topic}" for topic in own)}
     subscribe = {"/image", "/camera_info", "/depth", "/tf", "/tf_static"}
     with graph(tmp_path) as made:

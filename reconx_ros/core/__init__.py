@@ -6,11 +6,13 @@ from reconx_ros.core.errors import (
     BackendUnavailableError,
     CancelledError,
     ConfigError,
+    DoesNotFitError,
     InsufficientParallaxError,
     InvalidInputError,
     ReconstructionError,
     ReconxError,
     StorageError,
+    WeightsError,
 )
 from reconx_ros.core.frames import Frame, Keyframe
 from reconx_ros.core.job import CancelToken, Job
@@ -35,6 +37,7 @@ __all__ = [
     "CancelToken",
     "CancelledError",
     "ConfigError",
+    "DoesNotFitError",
     "Frame",
     "GaussianScene",
     "InsufficientParallaxError",
@@ -54,6 +57,7 @@ __all__ = [
     "StorageError",
     "Trajectory",
     "ViewSequence",
+    "WeightsError",
     "check_finite",
     "check_shape",
 ]

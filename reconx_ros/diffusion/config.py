@@ -18,9 +18,13 @@ class DiffusionConfig(Settings):
     frames: int = setting(32, "Views along the path between the keyframes (warp).", ge=2, le=512)
     min_confidence: float = setting(0.3, "Pointmap confidence below which a pixel is not warped.", ge=0.0, le=1.0)
     weights: str = setting(
-        "", "Video model: a folder in the format of diffusers, or a hub name (diffusers_flf2v_*) that is in the cache."
+        "",
+        "Video model in the format of diffusers: a folder, a name of `reconx weights list`, or a hub name that is in "
+        "the local cache.",
     )
-    download: bool = setting(False, "Let a hub name be downloaded; off takes it from the local cache only.")
+    download: bool = setting(
+        False, "Let video models be downloaded from the hub; off takes them from the local cache only."
+    )
     fallback: str = setting(
         "none",
         "What to do when a video model does not fit into memory: none stops with an error, warp warps instead and says "

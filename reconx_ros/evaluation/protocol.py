@@ -55,6 +55,7 @@ from reconx_ros.splatting.fit import FitResult
 from reconx_ros.splatting.lpips import Lpips
 from reconx_ros.splatting.render import MIN_ALPHA_KNOWN, RenderedView
 from reconx_ros.splatting.select import select_rasterizer
+from reconx_ros.weights.cache import ModelCache
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ def evaluate_setting(
     """
     started = time.perf_counter()
     config, job = rows[0].config, job or Job(stage="evaluate")
-    judge, lpips = load_judge(config.splatting)
+    stages = StageRecorder(choose_device(config.device))
+    judge, lpips = load_judge(config.splatting, stages.models)
     masks, observed_by = observed_masks(task, config, job=job.for_stage("visibility"))
     session = _Session(task=task, judge=judge, masks=masks, writer=PictureWriter(folder), job=job)
     session.write_truth()
@@ -110,7 +112,6 @@ def evaluate_setting(
         config=to_mapping(config), versions=versions(),
     )  # fmt: skip
     nearest = session.scored(NEAREST, "nearest input", "baseline", GIVEN, session.nearest)
-    stages = StageRecorder(choose_device(config.device))
     try:
         mapped = _mapped(task, config, stages, job)
     except (ReconstructionError, InsufficientParallaxError) as err:
@@ -173,7 +174,7 @@ def _mapped(task: HeldOutTask, config: ReconxConfig, stages: StageRecorder, job:
     """Stages 1 and 2. Depth and pictures are made at the task's size, whatever size the cameras are found from."""
     size = max(max(k.frame.camera.size) for k in task.keyframes)
     config = updated(config, {"pointmap": {"max_size": min(config.pointmap.max_size, size)}})
-    reconstructor = Reconstructor(config)
+    reconstructor = Reconstructor(config, stages.models)
     inputs = task.originals or task.keyframes
     with stages.measure("pointmap"):
         views = reconstructor.align(inputs, metric_poses=task.metric_scale, job=job.for_stage("pointmap"))
@@ -238,7 +239,7 @@ class _Session:
         started = time.perf_counter()
         try:
             with stages.measure(f"splatting, {row.title}" if row.kind != "method" else "splatting"):
-                fitted = self._fitted(row, mapped)
+                fitted = self._fitted(row, mapped, stages.models)
         except (CancelledError, MemoryError):
             raise
         except ReconxError as err:
@@ -277,13 +278,13 @@ class _Session:
             captions=[f"{Path(self.task.test_names[i]).name}: {result.views[i].psnr:.1f} dB" for i, _ in chosen],
         )  # fmt: skip
 
-    def _fitted(self, row: Row, mapped: _Mapped) -> FitResult:
+    def _fitted(self, row: Row, mapped: _Mapped, models: ModelCache) -> FitResult:
         job = self.job.for_stage(f"splatting, {row.title}")
-        sequence = mapped.sequence
+        sequence, reconstructor = mapped.sequence, Reconstructor(row.config, models)
         if row.regenerate:
-            sequence = Reconstructor(row.config).generate(mapped.views, job=self.job.for_stage("diffusion"))
+            sequence = reconstructor.generate(mapped.views, job=self.job.for_stage("diffusion"))
         if row.start == "pointmaps":
-            return Reconstructor(row.config).fit(mapped.views, sequence, job=job)
+            return reconstructor.fit(mapped.views, sequence, job=job)
         device = choose_device(row.config.device)
         return fit_sparse(
             sparse_points(self.task.keyframes, mapped.views), sequence, row.config,

@@ -5,7 +5,6 @@ Written files are binary little endian and appear complete or not at all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from reconx_ros.core import InvalidInputError, PointCloud, StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_bytes
 
 _KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 _NAMES = dict(zip(_KINDS, ("char", "uchar", "short", "ushort", "int", "uint", "float", "double"), strict=True))
@@ -50,22 +49,7 @@ def write_ply(path: Path, vertices: np.ndarray, comments: Iterable[str] = ()) ->
     fields = [f"property {_NAMES[packed.dtype[n].str[1:]]} {n}" for n in packed.dtype.names or ()]
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments)]
     header = "\n".join([*lines, f"element vertex {len(packed)}", *fields, "end_header", ""])
-    write_atomically(path, [header.encode("ascii", "replace"), np.ascontiguousarray(packed).tobytes()])
-
-
-def write_atomically(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file that appears complete or not at all; an older one is replaced in one step.
-
-    Raises:
-        StorageError: when it cannot be written; an older file is then untouched.
-    """
-    try:
-        with whole_file(path) as temporary, temporary.open("xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_bytes(path, header.encode("ascii", "replace"), np.ascontiguousarray(packed).tobytes())
 
 
 def _packed(dtype: np.dtype) -> np.dtype:

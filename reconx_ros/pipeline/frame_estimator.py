@@ -17,6 +17,7 @@ from reconx_ros.geometry.umeyama import align_poses
 from reconx_ros.pointmap import base as pointmap_base
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.weights.cache import ModelCache, sharing
 
 _NETWORKS = ("dust3r", "pointmap_net")
 
@@ -28,8 +29,9 @@ class Stage1Estimator:
     from motion where poses are sought: sensors see no made-up frame.
     """
 
-    def __init__(self, config: PointmapConfig) -> None:
+    def __init__(self, config: PointmapConfig, models: ModelCache | None = None) -> None:
         self._config = config
+        self._models = models
 
     def __call__(
         self,
@@ -71,7 +73,7 @@ class Stage1Estimator:
         if name not in _NETWORKS:
             name = "structure_from_motion" if find_poses else "multiview"
         backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
-        return backend
+        return sharing(backend, self._models)
 
 
 def _keyframe(number: int, rgb: torch.Tensor, camera: PinholeCamera, world_from_cam: SE3 | None) -> Keyframe:

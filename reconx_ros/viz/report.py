@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reconx_ros.io.images import write_bytes_atomic
+from reconx_ros.core.files import write_bytes
 from reconx_ros.viz import canvas
 from reconx_ros.viz import page_parts as html
 from reconx_ros.viz.compare import SCRIPT, ComparedView, Legend, compare
@@ -88,7 +88,7 @@ def write_report(path: Path | str, report: Mapping[str, Any], **options: Any) ->
     Raises:
         StorageError: when it cannot be written.
     """
-    write_bytes_atomic(path, report_html(report, **options).encode("utf-8"))
+    write_bytes(path, report_html(report, **options).encode("utf-8"))
 
 
 def report_findings(report: Mapping[str, Any]) -> list[html.Finding]:

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, ReconstructionError, Trajectory, check_shape
+from reconx_ros.core import AlignedViews, DoesNotFitError, InvalidInputError, Job, Trajectory, check_shape
+from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.diffusion.base import MadeFrame
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path
 from reconx_ros.diffusion.clips.plan import ClipPlan, KeyframeRef, PictureRef
@@ -18,12 +19,6 @@ from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.geometry.projection import pointmap_world, transform_points
 from reconx_ros.geometry.view_blending import BlendedView
 from reconx_ros.geometry.visibility import Surface
-
-_CPU_ALLOCATOR = "DefaultCPUAllocator"
-
-
-class DoesNotFitError(ReconstructionError):
-    """A video model needs more memory than there is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,11 +206,6 @@ def memory_errors(what: str) -> Iterator[None]:
     else:
         return
     raise DoesNotFitError(_advice(what))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or not."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _CPU_ALLOCATOR in str(error)
 
 
 def _advice(what: str) -> str:

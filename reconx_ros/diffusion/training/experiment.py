@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError, Job, StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_text
 from reconx_ros.diffusion.training.clips import ClipSource
 from reconx_ros.diffusion.training.config import VideoTrainingConfig
 from reconx_ros.diffusion.training.model import Prepared
@@ -109,7 +109,7 @@ class StructureExperiment:
     def _write(self, rows: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any]:
         report = {"scores": rows, "data": dict(self.data), **summarised(rows)}
         _save(self.folder / "results.json", report)
-        _save_text(self.folder / "results.md", as_markdown(report))
+        write_text(self.folder / "results.md", as_markdown(report))
         return report
 
 
@@ -205,12 +205,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:
-    _save_text(path, json.dumps(dict(content), indent=2) + "\n")
-
-
-def _save_text(path: Path, text: str) -> None:
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise StorageError(f"result {path} cannot be written: {err.strerror}") from None
+    write_text(path, json.dumps(dict(content), indent=2) + "\n")
