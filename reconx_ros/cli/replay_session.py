@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _DISCOVERY_TIMEOUT_S = 120.0
 _SETTLE_S = 3.0
+_WAITING = re.compile(r"; \d+ wait, [^;]*")  # said a moment before the last frame was given up
 
 Messages = Iterable["BagMessage"]
 
@@ -176,9 +178,10 @@ def require_map(recording: HeardTopics, reader: BagReader, topics: BagTopics, co
     if status is None:
         raise ReconstructionError("no cloud was published: no status was received")
     drops = dict(zip(status.drop_reasons, (int(n) for n in status.drop_counts), strict=True))
-    said = status.last_error or status.state_text.removeprefix("waiting for input: ").removeprefix(
-        "frames have no pose: "
-    )
+    said = status.last_error or status.state_text
+    for head in ("waiting for input: ", "frames have no pose: "):
+        said = said.removeprefix(head)
+    said = _WAITING.sub("", said)
     reason = first_reason(drops, int(status.frames_in), dict.fromkeys(drops, said))
     told = with_missing_poses(reason, drops, reader, topics, config.ros)
     raise ReconstructionError(told or f"no cloud was published: {said}")
