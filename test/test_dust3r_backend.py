@@ -21,6 +21,7 @@ from reconx_ros.core import (
     Job,
     Keyframe,
     PinholeCamera,
+    Provenance,
     WeightsError,
 )
 from reconx_ros.geometry.projection import backproject, transform_points
@@ -112,6 +113,9 @@ def test_posed_frames_come_out_in_metres(weights: Path, true_network: None) -> N
         true = depth_of(view.camera, pose)
         assert float(view.valid.float().mean()) > 0.9
         assert float(((view.depth - true).abs() / true)[view.valid].median()) < 2e-3
+        measured = (view.provenance == int(Provenance.OBSERVED)) & view.valid  # by another view; the rest is a guess
+        assert 0.5 < float(measured.float().mean()) < float(view.valid.float().mean())
+        assert bool((view.provenance[view.valid & ~measured] == int(Provenance.INFERRED)).all())
     unknown = PointmapConfig(dust3r_weights=str(weights), metric_poses=False)
     assert not Dust3rBackend().reconstruct(keyframes(), unknown, device=CPU, job=Job()).metric_scale
 

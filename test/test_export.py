@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from splatting_scenes import sequence_of, wall_views
 from reconx_ros.cli.main import main
 from reconx_ros.core import InvalidInputError, PointCloud, StorageError, Trajectory
 from reconx_ros.io.colmap import read_colmap
-from reconx_ros.io.gaussians import read_scene_ply
+from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
 from reconx_ros.io.ply import write_point_cloud_ply
 from reconx_ros.io.scenes import read_scene
-from reconx_ros.pipeline.clouds import observed_cloud
+from reconx_ros.pipeline.clouds import pointmap_cloud
 from reconx_ros.pipeline.export import export_result
 from reconx_ros.pipeline.reconstructor import Reconstruction
 from reconx_ros.pipeline.result import save_reconstruction
@@ -31,7 +32,7 @@ def result(tmp_path: Path) -> Path:
     trajectory = Trajectory(camera=views.views[0].camera, world_from_cams=())
     made = Reconstruction(
         keyframes=(), views=views, sequence=sequence_of(views), scene=initial_scene(views, SplattingConfig()),
-        cloud=observed_cloud(views, 0.5), trajectory=trajectory, novel_views=(),
+        cloud=pointmap_cloud(views, 0.5), trajectory=trajectory, novel_views=(),
         report={"config": {"splatting": {"antialiased": False}}},
     )  # fmt: skip
     save_reconstruction(made, tmp_path / "result")
@@ -55,6 +56,15 @@ def test_colmap_models_have_the_cameras_and_pictures(result: Path, tmp_path: Pat
     for view, truth in zip(views, wall_views(count=2).views, strict=True):
         assert view.camera == truth.camera and (folder / "images" / view.name).is_file()
         assert np.allclose(view.world_from_cam.matrix, truth.world_from_cam.matrix, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["splat", "spz", "ply"])
+def test_scenes_of_other_programs_are_exported_too(result: Path, tmp_path: Path, name: str) -> None:
+    foreign = shutil.copytree(result, tmp_path / "foreign")
+    write_scene_ply(foreign / "scene.ply", read_scene_ply(result / "scene.ply"), extra=False)
+    (theirs,) = export_result(foreign, [name], tmp_path / "theirs")
+    (ours,) = export_result(result, [name], tmp_path / "ours")
+    assert theirs.read_bytes() == ours.read_bytes()
 
 
 def text_points(folder: Path) -> tuple[np.ndarray, list[list[int]], dict[int, list[float]]]:

@@ -60,6 +60,7 @@ def wall_views(depths: list[float], *, bend: float = 0.0) -> AlignedViews:
             depth=d * bent,
             confidence=torch.ones(36, 48),
             valid=torch.ones(36, 48, dtype=torch.bool),
+            provenance=torch.ones(36, 48, dtype=torch.uint8),
             camera=camera,
             world_from_cam=SE3(rotation=np.eye(3), translation=np.array([0.1 * i, 0, 0])),
             keyframe_id=i,

@@ -284,7 +284,11 @@ def test_clouds_hold_no_generated_points_and_obey_their_bounds(ros_domain: int, 
         assert set_parameter(made, "output.max_cloud_bytes", generous).successful
         made.wait("a larger thinned map", lambda: len(small[-1].data) > 1000)
         assert small[-1].width == len(thin_cloud(cloud_from_msg(points[-1]), 0.05))
-        yes = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
-        assert set_parameter(made, "output.include_generated", yes).successful
+        words = ["observed", "generated"]
+        kinds = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=words)
+        assert set_parameter(made, "output.kinds", kinds).successful
+        words[1] = "imagined"
+        kinds = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=words)
+        assert "expected one of observed, inferred" in set_parameter(made, "output.kinds", kinds).reason
         made.wait("the generated points too", lambda: points[-1].width == 800)
         assert set(cloud_from_msg(points[-1]).provenance.tolist()) == {1, 2}

@@ -16,7 +16,14 @@ from reconx_ros.core.errors import (
 )
 from reconx_ros.core.frames import Frame, Keyframe
 from reconx_ros.core.job import CancelToken, Job
-from reconx_ros.core.provenance import Provenance
+from reconx_ros.core.provenance import (
+    BY_TRUST,
+    KIND_COMMENT,
+    MEANINGS,
+    PLACE_TOLERANCE,
+    Provenance,
+    check_provenance,
+)
 from reconx_ros.core.scene import (
     AlignedViews,
     GaussianScene,
@@ -31,6 +38,10 @@ from reconx_ros.core.scene import (
 from reconx_ros.core.transforms import SE3, Sim3
 
 __all__ = [
+    "BY_TRUST",
+    "KIND_COMMENT",
+    "MEANINGS",
+    "PLACE_TOLERANCE",
     "SE3",
     "AlignedViews",
     "BackendUnavailableError",
@@ -59,5 +70,6 @@ __all__ = [
     "ViewSequence",
     "WeightsError",
     "check_finite",
+    "check_provenance",
     "check_shape",
 ]

@@ -45,7 +45,7 @@ from reconx_ros.evaluation.pictures import PictureWriter
 from reconx_ros.evaluation.scores import load_judge, mean_scores, score_picture
 from reconx_ros.evaluation.sparse import fit_sparse, sparse_points
 from reconx_ros.evaluation.visibility import Observed, observed_masks
-from reconx_ros.pipeline.clouds import observed_cloud
+from reconx_ros.pipeline.clouds import pointmap_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
 from reconx_ros.pipeline.report import versions
@@ -267,7 +267,7 @@ class _Session:
 
         if self.writer.folder is None:
             return
-        tests, cloud = self.task.tests, observed_cloud(mapped.views, config.output.min_confidence)
+        tests, cloud = self.task.tests, pointmap_cloud(mapped.views, config.output.min_confidence)
         chosen = [(i, tests[i]) for i in shown_views(len(tests))]
         write_run_overview(
             self.writer.folder.overview, mapped.views, cloud,
@@ -289,7 +289,7 @@ class _Session:
         return fit_sparse(
             sparse_points(self.task.keyframes, mapped.views), sequence, row.config,
             rasterizer=select_rasterizer(row.config.splatting, device), device=device,
-            with_frames_between=row.regenerate, job=job,
+            with_in_between_views=row.regenerate, job=job,
         )  # fmt: skip
 
     def _optimised(self, row: Row, scene: GaussianScene, mapped: _Mapped, renderer: SceneRenderer) -> MethodResult:

@@ -19,8 +19,8 @@ from reconx_ros.core import Frame, InvalidInputError, StorageError
 from reconx_ros.core.files import write_bytes
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.io.cameras_json import POSE_KEYS
+from reconx_ros.io.covering import covering_camera, covering_crop
 from reconx_ros.io.images import write_depth, write_image
-from reconx_ros.io.lanczos import covering_camera, covering_crop
 from reconx_ros.io.readers.base import Request
 from reconx_ros.io.readers.chunks import INDEX_CROP, video_keys
 from reconx_ros.io.readers.layouts import layout_from_folder

@@ -15,7 +15,7 @@ from reconx_ros.geometry.voxel import thin_to
 from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
 from reconx_ros.io.colmap import ColmapView, write_colmap
 from reconx_ros.io.colmap_points import ColmapPoints
-from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
+from reconx_ros.io.gaussians import fitted_antialiased, read_scene_ply, write_scene_ply
 from reconx_ros.io.ply import read_point_cloud_ply
 from reconx_ros.io.splat_files import write_splat, write_spz
 
@@ -64,7 +64,7 @@ def _splat(folder: Path, out: Path) -> Path:
 
 def _spz(folder: Path, out: Path) -> Path:
     target = out / "scene.spz"
-    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=_antialiased(folder))
+    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=fitted_antialiased(folder))
     return target
 
 
@@ -120,14 +120,6 @@ def _least_voxel(cloud: PointCloud) -> float:
     """So small that it joins only points that are as good as the same."""
     spread = float(np.ptp(cloud.points, axis=0).max()) if len(cloud) else 0.0
     return max(spread * 1e-4, float(np.finfo(np.float32).tiny))
-
-
-def _antialiased(folder: Path) -> bool:
-    """How the scene was fitted; the default of this package where no report says so."""
-    if not (folder / "report.json").is_file():
-        return True
-    config = load_json(folder / "report.json").get("config", {})
-    return bool(config.get("splatting", {}).get("antialiased", True))
 
 
 FORMATS: dict[str, Callable[[Path, Path], Path]] = {

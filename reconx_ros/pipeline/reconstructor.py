@@ -23,7 +23,7 @@ from reconx_ros.core import (
 from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
-from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
+from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
@@ -51,9 +51,9 @@ class Reconstruction:
     Attributes:
         keyframes: its input.
         views: stage 1, one pointmap per keyframe.
-        sequence: stage 2, the keyframes and the frames between.
+        sequence: stage 2, the keyframes and the in-between views.
         scene: stage 3.
-        cloud: observed and generated points with at least the exported or coverage confidence, whichever is lower.
+        cloud: points of all kinds with at least the exported or coverage confidence, whichever is lower.
         trajectory: poses of the novel views.
         novel_views: pictures of the scene along the trajectory.
         report: plain dictionaries for JSON: config, versions, stages, counts, warnings.
@@ -152,7 +152,7 @@ class Reconstructor:
         return self._align(backend, keyframes, metric_poses, job or Job(stage="pointmap"))
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
-        """Stage 2 alone: the views of stage 1 and frames between them.
+        """Stage 2 alone: the views of stage 1 and the in-between views.
 
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
@@ -243,10 +243,10 @@ class Reconstructor:
 
     def _cloud(self, views: AlignedViews, sequence: ViewSequence) -> PointCloud:
         floor = min(self._config.output.min_confidence, self._config.coverage.min_confidence)
-        observed = observed_cloud(views, floor)
+        mapped = pointmap_cloud(views, floor)
         if not sequence.generates:
-            return observed
-        return PointCloud.concatenate([observed, generated_cloud(sequence, views, floor)])
+            return mapped
+        return PointCloud.concatenate([mapped, generated_cloud(sequence, views, floor)])
 
 
 class SceneRenderer:

@@ -17,6 +17,7 @@ from reconx_ros.pointmap.network.memory import AUTO_SHARE, PairMemoryPlan, free_
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import SQUARE_SIZE, NetworkImage, prepare_image
 from reconx_ros.pointmap.network.weights import CARD_FILE, PUBLISHED_NAME, LoadedNetwork, load_network
+from reconx_ros.pointmap.stereo.consistency import confirmed
 from reconx_ros.weights.cache import ModelCache, module_bytes
 from reconx_ros.weights.resolve import how_to_get, resolve
 
@@ -33,7 +34,8 @@ class Dust3rBackend:
     Each keyframe is encoded once; each pair of the graph gives two pointmaps; alignment (eq. 2) makes one world of
     them. Intrinsics are those of the keyframes. Poses are held where every keyframe has one and
     ``network_holds_poses`` says so; otherwise they are found, up to a similarity. The grid of the result is the
-    network's: its size, sides in multiples of the patch.
+    network's: its size, sides in multiples of the patch. Pixels are OBSERVED where another view's map confirms them,
+    else INFERRED.
     """
 
     name = "dust3r"
@@ -90,7 +92,8 @@ class Dust3rBackend:
             backend=self.name,
             min_confidence=min_confidence,
         )
-        return replace(_with_unit_from_poses(views, config), warnings=(*notes, *views.warnings))
+        views = confirmed(_with_unit_from_poses(views, config), config.consistency)
+        return replace(views, warnings=(*notes, *views.warnings))
 
     def load(self, config: PointmapConfig, device: torch.device) -> LoadedNetwork:
         """The network that the configuration names."""
