@@ -125,6 +125,17 @@ def decode_image(data: bytes | memoryview | np.ndarray, name: str = "image", *, 
     return np.ascontiguousarray(_decoded(data, flags, name)[..., ::-1])  # BGR -> RGB
 
 
+def decode_stored(data: bytes | memoryview | np.ndarray, name: str = "image") -> np.ndarray:
+    """Encoded image bytes as they are stored: [H, W] or [H, W, C] uint8 or uint16, colours BGR or BGRA, EXIF ignored.
+
+    Raises:
+        InvalidInputError: when the bytes are not an image; ``name`` says which.
+    """
+    import cv2
+
+    return _decoded(data, cv2.IMREAD_UNCHANGED, name)
+
+
 def encode_jpeg(rgb_u8: np.ndarray, quality: int = 92) -> bytes:
     """RGB [H, W, 3] uint8 as JPEG, colour at full resolution: halving it costs fine textures several dB.
 

@@ -59,8 +59,9 @@ def choose_pointmap(
 def _auto_pointmap(keyframes: Sequence[Keyframe]) -> tuple[str, str]:
     """Name and reason."""
     unposed = sum(k.frame.world_from_cam is None for k in keyframes)
-    depth = bool(keyframes) and all(k.frame.depth_m is not None for k in keyframes)
-    words = "all have depth" if depth else "depth from several views"
+    deep = sum(k.frame.depth_m is not None for k in keyframes)
+    depth = 2 * deep > len(keyframes)
+    words = f"{deep} of {len(keyframes)} frames have depth" if depth else "depth from several views"
     reason = f"{unposed} of {len(keyframes)} frames have no pose" if unposed else words
     return pointmap_registry.automatic(posed=not unposed, depth=depth), reason
 

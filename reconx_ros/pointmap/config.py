@@ -17,7 +17,7 @@ class PointmapConfig(StageSettings):
     backend: str = setting(
         "auto",
         "Pointmap backend; auto takes structure_from_motion when a frame has no pose, depth_sensor "
-        "when every frame has depth, else multiview.",
+        "when most frames have depth, else multiview.",
     )
     max_size: int = setting(320, "Longer side of the images the geometry is computed on.", unit="px", ge=32, le=4096)
     min_depth: float = setting(0.0, "Nearest depth searched; 0 derives it from the scene.", unit="world unit", ge=0.0)

@@ -57,18 +57,18 @@ def surface_bend(depth: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 def _require_usable(keyframes: Sequence[Keyframe], backend: str) -> None:
     if not keyframes:
         raise InvalidInputError(f"{backend} got no keyframes, expected at least one")
-    missing = [str(k.id) for k in keyframes if k.frame.depth_m is None]
-    if missing:
+    if all(k.frame.depth_m is None for k in keyframes):
         raise InvalidInputError(
-            f"{len(missing)} of {len(keyframes)} keyframes have no depth image that may be used (keyframe "
-            f"{', '.join(missing[:8])}), expected pointmap.use_depth and depth on every keyframe, or another backend"
+            f"none of the {len(keyframes)} keyframes has a depth image that may be used, expected pointmap.use_depth "
+            f"and depth, or another backend than {backend}"
         )
 
 
 def _pointmap(keyframe: Keyframe, config: PointmapConfig, device: torch.device) -> PointMap:
     frame = keyframe.frame
     camera = frame.camera.fitted_to(config.max_size)
-    raw = torch.from_numpy(np.array(frame.depth_m, dtype=np.float32)).to(device)
+    known = np.zeros((camera.height, camera.width)) if frame.depth_m is None else frame.depth_m
+    raw = torch.from_numpy(np.array(known, dtype=np.float32)).to(device)
     depth = resize_nearest(raw, camera.width, camera.height)
     far = config.max_depth or torch.inf
     valid = torch.isfinite(depth) & (depth > max(config.min_depth, 0.0)) & (depth <= far)
@@ -105,25 +105,36 @@ def sensor_depth(
     """The depth images of posed frames as they are, on the working grid; one keyframe is enough.
 
     Depth goes there by nearest neighbour, so that no value is mixed across an edge; 0, NaN, infinity and what lies
-    outside ``min_depth`` to ``max_depth`` are holes.
+    outside ``min_depth`` to ``max_depth`` are holes, and a keyframe without a depth image is one hole.
 
     Args:
-        keyframes: with depth and poses.
+        keyframes: with poses, at least one with depth.
         config: the stage's settings.
         device: where torch computes.
         job: progress and cancellation.
         backend: in whose name.
 
     Raises:
-        InvalidInputError: for a keyframe without depth or pose.
+        InvalidInputError: for a keyframe without pose, or when none has depth.
         ReconstructionError: when no depth image holds a usable value.
         CancelledError: when the job was cancelled.
     """
     _require_usable(keyframes, backend)
     views = _read(keyframes, config, device, job)
-    empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any())]
-    warnings = (f"the depth image of keyframe {', '.join(empty)} has no usable value",) if empty else ()
+    warnings = _absence(keyframes, views)
     return AlignedViews(views=tuple(views), metric_scale=True, scale_source="depth", backend=backend, warnings=warnings)
+
+
+def _absence(keyframes: Sequence[Keyframe], views: Sequence[PointMap]) -> tuple[str, ...]:
+    """Sentences about keyframes without a depth image, and about depth images that hold nothing."""
+    absent = [str(k.id) for k in keyframes if k.frame.depth_m is None]
+    empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any()) and str(v.keyframe_id) not in absent]
+    told = []
+    if absent:
+        told.append(f"keyframe {', '.join(absent)} has no depth image, so that the map lacks what only it shows")
+    if empty:
+        told.append(f"the depth image of keyframe {', '.join(empty)} has no usable value")
+    return tuple(told)
 
 
 def filled_depth(found: AlignedViews, swept: AlignedViews, tolerance: float) -> AlignedViews:

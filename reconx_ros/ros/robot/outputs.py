@@ -22,9 +22,10 @@ from visualization_msgs.msg import MarkerArray
 
 from reconx_ros.core import Frame, Keyframe, PointCloud
 from reconx_ros.geometry.voxel import thin_to
+from reconx_ros.io.guards import safe_rgb
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import EncodedView
-from reconx_ros.jobs.encoding import safe_depth_png, safe_mask_png, safe_rgb
+from reconx_ros.jobs.encoding import safe_depth_png, safe_mask_png
 from reconx_ros.msg import Coverage
 from reconx_ros.msg import Keyframe as KeyframeMsg
 from reconx_ros.pipeline.config import CoverageConfig, OutputConfig
