@@ -61,7 +61,7 @@ def missing_names(text: str) -> list[str]:
 @cache
 def groups() -> frozenset[str]:
     """Groups of entry points that the package reads."""
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("base.py"))
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     return frozenset(re.findall(r'with_entry_points\(\w+, "([\w.]+)"\)', sources))
 
 

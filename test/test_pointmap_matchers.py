@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import third_party
 import torch
 from pointmap_scenes import Scene, pinhole, plane, render, room
 from test_structure_from_motion import CAMERA, arc, pair_errors_deg, unposed
@@ -181,19 +182,16 @@ def test_points_of_two_looks_keep_their_places() -> None:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution beside ours that registers ``oracle_matcher.py``."""
-    folder = tmp_path / "oracle-1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: oracle\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[reconx_ros.matching]\noracle = oracle_matcher:ROW\n")
-    monkeypatch.syspath_prepend(tmp_path)
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package beside ours that registers ``oracle_matcher.py``."""
+    with third_party.installed(tmp_path / "site", monkeypatch):
+        yield
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_matcher_of_a_third_party_finds_the_cameras() -> None:
     """Pictures of nothing: only who knows the answer can tell where they were taken."""
-    config = from_mapping(ReconxConfig, {"pointmap": {"matcher": "oracle", "max_size": 64, "planes": 16}})
+    config = from_mapping(ReconxConfig, {"pointmap": {"matcher": "oracle"}})
     wall = render([plane((1, 0, 0), 2.5)], [CAMERA] * 4, arc(4)).keyframes
     blank = [replace(k, frame=replace(k.frame, rgb_u8=np.full_like(k.frame.rgb_u8, 90))) for k in unposed(wall)]
     with pytest.raises(ReconxError, match="blank"):

@@ -151,7 +151,8 @@ def test_a_term_of_one_row_is_fitted_reported_and_has_a_row_in_the_ablation(monk
         off = (compared.rgb - compared.target.rgb).mean(dim=-1).abs()
         return (compared.target.weight * off).mean()
 
-    monkeypatch.setattr(losses, "LOSS_TERMS", (*LOSS_TERMS, LossTerm(name="grey", title="grey", value=grey, tried=0.0)))
+    term = LossTerm(name="grey", setting="weight_grey", title="grey", value=grey, tried=0.0)
+    monkeypatch.setattr(losses, "LOSS_TERMS", (*LOSS_TERMS, term))
     config = _WithGrey(steps=1, weight_l1=0.0, weight_ssim=0.0, weight_lpips=0.0)
     sequence = sequence_of(wall_views(2, width=20, height=16))
     scene = scene_from(random_gaussians(30))
@@ -191,9 +192,9 @@ def test_images_of_another_size_are_refused() -> None:
 
 def test_the_compiled_ssim_is_the_torch_ssim_in_value_and_gradient() -> None:
     from reconx_ros.core.registry import create
-    from reconx_ros.splatting.base import registry
     from reconx_ros.splatting.fit import ssim_loss_for
     from reconx_ros.splatting.losses import torch_ssim_loss
+    from reconx_ros.splatting.registry import registry
 
     reason = registry()["native"].missing()
     if reason is not None:

@@ -14,11 +14,9 @@ import torch
 
 from reconx_ros.cli.common import EXIT_OK, add_common_arguments, print_table, write_json
 from reconx_ros.core.registry import BackendInfo
-from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.pipeline.registries import registries
 from reconx_ros.pipeline.report import versions
-from reconx_ros.pointmap import base as pointmap_base
-from reconx_ros.pointmap.matching import base as matching_base
-from reconx_ros.splatting import base as splatting_base
+from reconx_ros.pointmap.matching.base import registry as matchers
 
 _OPTIONAL = {
     "opencv": ("cv2", "pip install opencv-python-headless"),
@@ -74,16 +72,11 @@ def diagnose() -> dict[str, Any]:
         "ros_distro": os.environ.get("ROS_DISTRO", "not set"),
         "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"),
     }
-    registries = {
-        "pointmap": pointmap_base,
-        "matching": matching_base,
-        "diffusion": diffusion_base,
-        "splatting": splatting_base,
-    }
+    tables = {**registries(), "matching": matchers()}
     return {
         "machine": machine,
         "packages": {name: _package(module, cure) for name, (module, cure) in _OPTIONAL.items()},
-        "backends": {kind: _rows(module.registry()) for kind, module in registries.items()},
+        "backends": {kind: _rows(rows) for kind, rows in tables.items()},
     }
 
 

@@ -30,7 +30,7 @@ from reconx_ros.core.settings import updated
 from reconx_ros.geometry.epipolar import symmetric_epipolar_px
 from reconx_ros.geometry.neighbours import nearest_distances
 from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, with_stage_seeds
 from reconx_ros.pointmap.matching.base import create_matcher, find_features, find_matches
 from reconx_ros.pointmap.matching.features import Features
 from reconx_ros.pointmap.sfm.problem import BundleProblem, residuals_px
@@ -196,14 +196,14 @@ def fit_sparse(
     }
     settings = updated(config.splatting, plain)
     scene = gaussians_from_points(sparse, config.splatting.sh_degree)
-    job = job or Job(stage="sparse 3DGS")
+    job, seed = job or Job(stage="sparse 3DGS"), with_stage_seeds(config).splatting.seed
     for k in range(_ROUNDS):
         part = job.part(k / (2 * _ROUNDS), (k + 1) / (2 * _ROUNDS), f"round {k + 1} of {_ROUNDS}, ")
-        found = fit(scene, chosen, settings, rasterizer=rasterizer, device=device, job=part, seed=config.seed + k)
-        scene = _densified(found.scene, chosen, settings, rasterizer, device, config.seed + k)
+        found = fit(scene, chosen, settings, rasterizer=rasterizer, device=device, job=part, seed=seed + k)
+        scene = _densified(found.scene, chosen, settings, rasterizer, device, seed + k)
     rest = updated(settings, {"steps": steps - _ROUNDS * settings.steps})
     last = job.part(0.5, 1.0)
-    return fit(scene, chosen, rest, rasterizer=rasterizer, device=device, job=last, seed=config.seed + _ROUNDS)
+    return fit(scene, chosen, rest, rasterizer=rasterizer, device=device, job=last, seed=seed + _ROUNDS)
 
 
 def _densified(

@@ -199,7 +199,8 @@ class LossTerm:
     """One row of the loss.
 
     Attributes:
-        name: its weight is the setting ``splatting.weight_NAME``.
+        name: what reports call it.
+        setting: field of ``SplattingConfig`` that holds its weight.
         title: for people.
         value: mean over the pixels of what a picture is off, weighted by the target's weight; a scalar.
         can_tell: whether a view with this target has the term, given the perceptual loss at hand.
@@ -208,16 +209,12 @@ class LossTerm:
     """
 
     name: str
+    setting: str
     title: str
     value: Callable[[Comparison], torch.Tensor]
     can_tell: Callable[[ViewTarget, PerceptualLoss | None], bool] = lambda target, perceptual: True
     missing: Callable[[SplattingConfig], str] = lambda config: ""
     tried: float | None = None
-
-    @property
-    def setting(self) -> str:
-        """The field of ``SplattingConfig`` that holds its weight."""
-        return f"weight_{self.name}"
 
 
 def _l1(compared: Comparison) -> torch.Tensor:
@@ -246,10 +243,11 @@ def _missing_lpips(config: SplattingConfig) -> str:
 
 
 LOSS_TERMS = (
-    LossTerm(name="l1", title="L1", value=_l1),
-    LossTerm(name="ssim", title="SSIM", value=_ssim, tried=0.0),
+    LossTerm(name="l1", setting="weight_l1", title="L1", value=_l1),
+    LossTerm(name="ssim", setting="weight_ssim", title="SSIM", value=_ssim, tried=0.0),
     LossTerm(
         name="lpips",
+        setting="weight_lpips",
         title="LPIPS",
         value=_lpips,
         can_tell=lambda target, perceptual: perceptual is not None,
@@ -258,6 +256,7 @@ LOSS_TERMS = (
     ),
     LossTerm(
         name="depth",
+        setting="weight_depth",
         title="depth",
         value=_depth,
         can_tell=lambda target, perceptual: target.depth is not None,
