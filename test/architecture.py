@@ -59,7 +59,7 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "ros.tools": None,
 }
 
-BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "yaml", "tqdm", "safetensors"})
+BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "PIL", "yaml", "tqdm", "safetensors"})
 OPTIONAL_ALLOWED_IN = frozenset({"backends", "network", "conversion", "weights", "io", "sim", "viz", "evaluation"})
 ROS_MODULES = frozenset(
     {"rclpy", "std_srvs", "rcl_interfaces", "builtin_interfaces", "tf2_ros", "tf2_py", "cv_bridge", "sensor_msgs_py"}

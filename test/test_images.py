@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from reconx_ros.core import InvalidInputError, StorageError
 from reconx_ros.core.files import write_bytes
-from reconx_ros.io import images
+from reconx_ros.io import image_size, images
 
 rgb_arrays = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
-millimetres = hnp.arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+millimetres = hnp.arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 65534))
 
 
 def smooth(height: int = 48, width: int = 64) -> np.ndarray:
@@ -60,8 +62,8 @@ def test_colours_are_rgb_not_bgr() -> None:
 
 
 def test_unknown_and_too_far_depth_becomes_zero() -> None:
-    depth = np.array([[np.nan, np.inf, -1.0, 0.0, 65.535, 65.6, 1.0]], np.float32)
-    assert images.decode_depth_png(images.encode_depth_png(depth))[0] == pytest.approx([0, 0, 0, 0, 65.535, 0, 1.0])
+    depth = np.array([[np.nan, np.inf, -1.0, 0.0, 65.534, 65.535, 1.0]], np.float32)
+    assert images.decode_depth_png(images.encode_depth_png(depth))[0] == pytest.approx([0, 0, 0, 0, 65.534, 0, 1.0])
 
 
 def test_float_compressed_depth_is_dequantised() -> None:
@@ -138,18 +140,43 @@ def test_image_files_come_in_natural_order(tmp_path: Path) -> None:
         images.image_files(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "progressive.jpg", "a.bmp", "a.webp", "grey.png"])
-def test_sizes_are_read_without_decoding_what_can_be(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import cv2
-
-    from reconx_ros.io import image_size
-
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "progressive.jpg", "a.bmp", "a.webp", "a.tif", "a.ppm", "grey.png"])
+def test_sizes_are_read_without_decoding(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.zeros((21, 34) if name.startswith("grey") else (21, 34, 3), np.uint8)
     options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if name.startswith("progressive") else []
     assert cv2.imwrite(str(tmp_path / name), picture, options)
-    if name.endswith((".png", ".jpg")):
-        monkeypatch.setattr(image_size, "read_image", lambda *_, **__: pytest.fail("the picture was decoded"))
+    monkeypatch.setattr(image_size, "read_image", lambda *_, **__: pytest.fail("the picture was decoded"))
     assert image_size.image_size(tmp_path / name) == (34, 21)
-    assert image_size.size_in_head(b"\xff\xd8\xff") is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_measured_size_is_that_of_the_decoded_picture(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif, path = Image.Exif(), tmp_path / f"a.{kind.lower()}"
+    exif[0x0112] = orientation
+    Image.new("RGB", (34, 21)).save(path, kind, exif=exif)
+    for as_stored in (False, True):
+        height, width = images.read_image(path, as_stored=as_stored).shape[:2]
+        assert image_size.image_size(path, as_stored=as_stored) == (width, height)
+
+
+def test_what_has_no_size_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    with pytest.raises(InvalidInputError, match=r"image .*text\.jpg cannot be decoded"):
+        image_size.image_size(tmp_path / "text.jpg")
+    with pytest.raises(StorageError, match=r"no\.jpg cannot be read: No such file"):
+        image_size.image_size(tmp_path / "no.jpg")
+    assert image_size.size_in_head(b"\xff\xd8\xff", "picture") is None
+
+
+def test_a_picture_that_announces_too_many_pixels_is_refused_unseen(tmp_path: Path) -> None:
+    png = with_size(images.encode_png(smooth()), 40_000, 40_000)
+    (tmp_path / "bomb.png").write_bytes(png)
+    with pytest.raises(InvalidInputError, match=r"^image .*bomb\.png announces more than \d+ pixels, expected fewer$"):
+        image_size.image_size(tmp_path / "bomb.png")
+
+
+def with_size(png: bytes, width: int, height: int) -> bytes:
+    """The bytes of a PNG whose header announces another size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]

@@ -223,7 +223,7 @@ REPORT = {
         {"name": "pointmap", "backend": "multiview", "seconds": 12.5, "peak_mb": 812.0, "peak_cuda_mb": None},
         {"name": "render", "backend": "", "seconds": 0.5, "peak_mb": 900.0},
     ],
-    "warnings": ["views between keyframes are <empty> & unknown"],
+    "warnings": ["in-between views are <empty> & unknown"],
     "licences": {"multiview": {"code": "Apache-2.0", "weights": ""}},
     "versions": {"reconx_ros": "0.1.0"},
     "config": {"seed": 0},

@@ -11,11 +11,11 @@ from splatting_scenes import pinhole, wall_views
 
 from reconx_ros.core import SE3, AlignedViews, PointMap, Provenance, ReconstructionError
 from reconx_ros.geometry.projection import pointmap_world
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.harmonics import sh_from_rgb
 from reconx_ros.splatting.init import gaussians_from_pointmaps, initial_scene, random_gaussians
-from reconx_ros.splatting.projection import rotation_matrices
 from reconx_ros.splatting.render import render_scene
 from reconx_ros.splatting.surface import frames_on_normals, pixel_normals
 
@@ -69,7 +69,7 @@ def test_thinning_covers_evenly_and_prefers_confident_pixels() -> None:
 
 def test_discs_lie_on_the_surface() -> None:
     scene = gaussians_from_pointmaps(single(wall_views(slant=0.5)), SplattingConfig())
-    axes = rotation_matrices(scene.quats_wxyz)
+    axes = rotations_from_quaternions_wxyz(scene.quats_wxyz)
     normal = torch.tensor([-0.5, 0.0, 1.0]) / 1.25**0.5
     assert float((axes[:, :, 2] @ normal).abs().min()) > 0.999
     assert float((scene.log_scales[:, 2] - scene.log_scales[:, :2].amin(dim=-1)).max()) < 0
@@ -80,7 +80,7 @@ def test_frames_are_proper_rotations_for_any_normal() -> None:
     normals, viewing = (torch.nn.functional.normalize(torch.randn(200, 3, generator=g), dim=-1) for _ in range(2))
     viewing[:50] = normals[:50]  # seen head-on: no slope
     normals[50:56] = torch.cat([torch.eye(3), -torch.eye(3)])
-    axes = rotation_matrices(frames_on_normals(normals, viewing))
+    axes = rotations_from_quaternions_wxyz(frames_on_normals(normals, viewing))
     assert torch.allclose(axes.mT @ axes, torch.eye(3).expand(200, 3, 3), atol=1e-5)
     assert torch.allclose(torch.linalg.det(axes), torch.ones(200), atol=1e-5)
     assert torch.allclose(axes[:, :, 2], normals, atol=1e-5)

@@ -29,7 +29,7 @@ from reconx_ros.core import (
     Trajectory,
     ViewSequence,
 )
-from reconx_ros.diffusion.base import FrameGeometry, MadeFrame, UsesEstimator
+from reconx_ros.diffusion.base import FrameGeometry, InBetweenView, UsesEstimator
 from reconx_ros.diffusion.clips.judge import colour_agreement, confidence_by_renders
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path, shared_camera, surfaces_from_views
 from reconx_ros.diffusion.clips.run import memory_errors, scene_points
@@ -176,7 +176,7 @@ class Estimator:
         self._missing, self._error = missing, error
 
     def __call__(
-        self, known: AlignedViews, frames: Sequence[MadeFrame], *, find_poses: bool, device: torch.device, job: Job
+        self, known: AlignedViews, frames: Sequence[InBetweenView], *, find_poses: bool, device: torch.device, job: Job
     ) -> Sequence[FrameGeometry | None]:
         self.calls.append((len(frames), find_poses))
         if self._error is not None:
@@ -216,11 +216,11 @@ def test_stage_1_judges_frames_on_the_planned_path_when_asked() -> None:
 @pytest.mark.parametrize(
     ("estimator", "warning"),
     [
-        (None, "stage 1 was not at hand .*: poses of made-up frames are those of the planned path, not measured"),
-        (Estimator(missing=2), "could not join 2 of 3 made-up frames .* planned path, not measured"),
+        (None, "stage 1 was not at hand .*: poses of in-between views are those of the planned path, not measured"),
+        (Estimator(missing=2), "could not join 2 of 3 in-between views .* planned path, not measured"),
         (
             Estimator(error=InsufficientParallaxError("no parallax")),
-            r"cannot use the made-up frames \(no parallax\): poses",
+            r"cannot use the in-between views \(no parallax\): poses",
         ),
     ],
 )

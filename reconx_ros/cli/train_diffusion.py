@@ -180,9 +180,10 @@ def _sources(arguments: argparse.Namespace) -> tuple[ClipSource, ClipSource, dic
 def _simulated(
     arguments: argparse.Namespace, size: tuple[int, int], frames: int, changes: Mapping[str, Any] | None = None
 ) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    from reconx_ros.sim.clips import RoomClips, clip_difficulty
+    from reconx_ros.sim.clips import CLIP_DIFFICULTIES, RoomClips
+    from reconx_ros.sim.view_groups import difficulty
 
-    base = replace(clip_difficulty(arguments.difficulty), width=size[0], height=size[1], frames=frames)
+    base = replace(difficulty(arguments.difficulty, CLIP_DIFFICULTIES), width=size[0], height=size[1], frames=frames)
     config = updated(updated(base, changes or {}), overrides(arguments)[2])
     held_out = replace(config, split="validation", clips_per_room=4)
     return RoomClips(config), RoomClips(held_out), {"source": "simulated rooms of reconx_ros", **to_mapping(config)}

@@ -155,7 +155,7 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceView:
-    """One frame of a ViewSequence.
+    """One picture of a ViewSequence: a keyframe or an in-between view.
 
     Attributes:
         rgb: [H, W, 3] float32 in [0, 1]; black where provenance is NONE.
@@ -164,10 +164,10 @@ class SequenceView:
         provenance: [H, W] uint8, values of Provenance; NONE where the pixel is empty. Pixels of camera images without
             a depth are INFERRED: they were seen, and the fit has to place them.
         camera, world_from_cam: where it was taken or is rendered from.
-        is_input: True for a real camera image (a keyframe), False for a view between.
+        is_input: True for a real camera image (a keyframe), False for an in-between view.
         depth: [H, W] z-depth, 0 where unknown; None when the backend has none.
         depth_confidence: [H, W] float32 in [0, 1], that the depth of a camera image is right; None where the backend
-            does not tell, and in views between.
+            does not tell, and in in-between views.
     """
 
     rgb: torch.Tensor  # [H, W, 3]
@@ -189,10 +189,10 @@ class SequenceView:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewSequence:
-    """Stage 2's result: dense frames along a path, each with confidence and provenance.
+    """Stage 2's result: keyframes and in-between views, each with confidence and provenance.
 
     Attributes:
-        views: frames in order of the path; real keyframes are among them, flagged ``is_input``.
+        views: the keyframes (``is_input``), then the in-between views in order of the path.
         backend: name of the backend that made it.
         generates: whether any pixel was made up by a model.
         warnings: sentences for the report.
@@ -209,7 +209,7 @@ class GaussianScene:
     """A 3-D Gaussian splatting scene, parameters in their optimisation space.
 
     Attributes:
-        means: [N, 3] world coordinates.
+        means: [N, 3] world coordinates; float64 where the world's origin is so far that float32 would be coarse.
         quats_wxyz: [N, 4] rotations, any non-zero length.
         log_scales: [N, 3] natural logarithm of the standard deviations.
         logit_opacities: [N].
@@ -276,7 +276,7 @@ class PointCloud:
     """A coloured cloud at the edge of the library (files, messages).
 
     Attributes:
-        points: [P, 3] float32, world frame.
+        points: [P, 3] float32, world frame; float64 where the world's origin is so far that float32 would be coarse.
         rgb_u8: [P, 3] uint8.
         confidence: [P] float32 in [0, 1].
         provenance: [P] uint8, values of Provenance; NONE, with confidence 0, in clouds of other programs.

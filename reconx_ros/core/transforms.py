@@ -63,6 +63,19 @@ def quaternion_wxyz_from_rotation(rotation: np.ndarray) -> np.ndarray:
     return q if q[0] >= 0 else -q
 
 
+def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The rotations [..., 3, 3] nearest to matrices [..., 3, 3]; of a covariance, what turns points best (Kabsch)."""
+    u, _, vt = np.linalg.svd(matrix)
+    return _proper(u, vt)
+
+
+def _proper(u: np.ndarray, vt: np.ndarray) -> np.ndarray:
+    sign = np.ones(u.shape[:-1])
+    sign[..., 2] = np.sign(np.linalg.det(u @ vt))
+    rotation: np.ndarray = (u * sign[..., None, :]) @ vt
+    return rotation
+
+
 def rotation_exp(rotation_vector: np.ndarray) -> np.ndarray:
     """Rotation matrix [3, 3] of an axis-angle vector [3] in radians (Rodrigues)."""
     v = np.asarray(rotation_vector, dtype=np.float64)
@@ -80,6 +93,16 @@ def rotation_log(rotation: np.ndarray) -> np.ndarray:
     if sine < 1e-12:
         return 2.0 * q[1:]
     return 2.0 * np.arctan2(sine, q[0]) / sine * q[1:]
+
+
+def _refuse_last_row(matrix: np.ndarray) -> None:
+    row = matrix[3].tolist()
+    if np.allclose(matrix[:, 3], [0, 0, 0, 1], atol=1e-6):
+        raise InvalidInputError(
+            f"transform matrix has its translation {row[:3]} in the last row (column-major), expected it in the last "
+            "column (row-major)"
+        )
+    raise InvalidInputError(f"transform matrix has last row {row}, expected [0, 0, 0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +141,25 @@ class SE3:
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> SE3:
-        """From a homogeneous matrix [4, 4]; a slightly non-orthonormal rotation is projected to the nearest one."""
+        """From a homogeneous matrix [4, 4]; a slightly non-orthonormal rotation is projected to the nearest one.
+
+        Raises:
+            InvalidInputError: for another shape, NaN, a matrix written by columns, or one that is no rotation, of
+                which a mirrored one (determinant -1) is told apart.
+        """
         m = np.asarray(matrix, dtype=np.float64)
         check_shape("transform matrix", m, 4, 4)
         check_finite("transform matrix", m)
         if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
-            raise InvalidInputError(f"transform matrix has last row {m[3].tolist()}, expected [0, 0, 0, 1]")
+            _refuse_last_row(m)
         u, s, vt = np.linalg.svd(m[:3, :3])
         if np.abs(s - 1).max() > 1e-2:
             raise InvalidInputError(f"transform matrix has singular values {s.round(4).tolist()}, expected a rotation")
-        return cls(rotation=u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt, translation=m[:3, 3])
+        if np.linalg.det(u @ vt) < 0:
+            raise InvalidInputError(
+                "transform matrix is left-handed (determinant -1, expected 1): one of its axes is mirrored"
+            )
+        return cls(rotation=u @ vt, translation=m[:3, 3])
 
     @classmethod
     def from_quaternion_xyzw(cls, translation: np.ndarray, quaternion_xyzw: np.ndarray) -> SE3:
@@ -167,9 +199,8 @@ class SE3:
         return np.asarray(points) @ self.rotation.T + self.translation
 
     def __matmul__(self, other: SE3) -> SE3:
-        rotation = self.rotation @ other.rotation
-        u, _, vt = np.linalg.svd(rotation)
-        return SE3(rotation=u @ vt, translation=self.rotation @ other.translation + self.translation)
+        rotation = nearest_rotation(self.rotation @ other.rotation)
+        return SE3(rotation=rotation, translation=self.rotation @ other.translation + self.translation)
 
     def angle_to(self, other: SE3) -> float:
         """Rotation angle in radians between this transform's rotation and another's."""

@@ -11,10 +11,12 @@ import torch
 
 from reconx_ros.core import SE3, AlignedViews, Frame, GaussianScene, InvalidInputError, Job, ReconstructionError, Sim3
 from reconx_ros.evaluation.heldout import HeldOutTask
+from reconx_ros.geometry.rotations import rotations_exp
 from reconx_ros.geometry.umeyama import align_poses
+from reconx_ros.geometry.working_frame import in_single_precision, near_plane
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.corrections import double_pose, rotation_exp
+from reconx_ros.splatting.corrections import double_pose
 from reconx_ros.splatting.losses import SsimTarget, torch_ssim_loss, weighted_l1
 
 GIVEN, ALIGNED, OPTIMISED = "given poses", "Sim(3)-aligned poses", "test poses optimised"
@@ -66,10 +68,12 @@ def optimised_pose(
         steps: of Adam.
         job: cancellation.
     """
-    fixed = scene.to(device)
+    near_origin, local_from_world = in_single_precision(scene)
+    fixed = near_origin.to(device)
     truth = frame.rgb().to(device)
     target = SsimTarget.of(truth, torch.ones(truth.shape[:2], dtype=torch.bool, device=device))
-    base = torch.as_tensor(start.matrix, dtype=torch.float32, device=device)
+    local = start if local_from_world is None else local_from_world @ start
+    base = torch.as_tensor(local.matrix, dtype=torch.float32, device=device)
     intrinsics = torch.as_tensor(frame.camera.matrix, dtype=torch.float32, device=device)[None]
     unit = _median_depth(fixed, base)
     turn, move = (torch.zeros(3, device=device, requires_grad=True) for _ in range(2))
@@ -84,7 +88,7 @@ def optimised_pose(
             means=fixed.means, quats_wxyz=fixed.quats_wxyz, scales=fixed.log_scales.exp(),
             opacities=fixed.logit_opacities.sigmoid(), sh=fixed.sh, cam_from_world=_inverse(pose)[None],
             intrinsics=intrinsics, width=frame.camera.width, height=frame.camera.height,
-            antialiased=config.antialiased,
+            antialiased=config.antialiased, near=near_plane(fixed.means),
         )  # fmt: skip
         weight = (picture.alpha[0].detach() >= 0.5).float()
         scale = weight.numel() / weight.sum().clamp_min(1)
@@ -98,7 +102,8 @@ def optimised_pose(
         loss.backward()
         adam.step()
         decay.step()
-    return double_pose(best)
+    found = double_pose(best)
+    return found if local_from_world is None else local_from_world.inverse() @ found
 
 
 def _median_depth(scene: GaussianScene, world_from_cam: torch.Tensor) -> float:
@@ -109,7 +114,7 @@ def _median_depth(scene: GaussianScene, world_from_cam: torch.Tensor) -> float:
 
 def _moved(base: torch.Tensor, turn: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
     """The pose turned about the camera's own centre and moved, both in the camera's axes."""
-    top = torch.cat([base[:3, :3] @ rotation_exp(turn), (base[:3, 3] + base[:3, :3] @ move)[:, None]], dim=1)
+    top = torch.cat([base[:3, :3] @ rotations_exp(turn), (base[:3, 3] + base[:3, :3] @ move)[:, None]], dim=1)
     return torch.cat([top, base[3:]])
 
 

@@ -285,7 +285,7 @@ class _Session:
         return fit_sparse(
             sparse_points(self.task.keyframes, mapped.views), sequence, row.config,
             rasterizer=select_rasterizer(row.config.splatting, device), device=device,
-            with_frames_between=row.regenerate, job=job,
+            with_in_between_views=row.regenerate, job=job,
         )  # fmt: skip
 
     def _optimised(self, row: Row, scene: GaussianScene, mapped: _Mapped, renderer: SceneRenderer) -> MethodResult:

@@ -83,7 +83,7 @@ def make_rectifier(
         width, height: image size in pixels.
         k: intrinsic matrix, 9 numbers row-major (pixel (0, 0) is the centre of the first pixel).
         distortion_model: as in CameraInfo; may be empty when ``d`` is empty or zero.
-        d: distortion coefficients.
+        d: distortion coefficients; those of a fisheye may be 0 or left out, which leaves an ideal fisheye.
         p: projection matrix, 12 numbers row-major, given only when the images are rectified already (``image_rect``):
             then its left 3x3 part is the camera and k and d are ignored.
 
@@ -98,7 +98,9 @@ def make_rectifier(
     camera = _pinhole(width, height, matrix, "K")
     coefficients = np.asarray(d, dtype=np.float64).reshape(-1)
     model = _checked_model(distortion_model, coefficients)
-    if not model or not coefficients.any():
+    if model == "equidistant":
+        coefficients = coefficients if coefficients.any() else np.zeros(4)  # r = f * angle: bent all the same
+    elif not model or not coefficients.any():
         return Rectifier(camera=camera, changes=False)
     return _undistorting(camera, model, coefficients)
 

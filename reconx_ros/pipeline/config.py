@@ -237,7 +237,7 @@ class ReconxConfig(Settings):
     keyframes: KeyframeConfig = section(KeyframeConfig, "Which frames are kept.", node="robot")
     coverage: CoverageConfig = section(CoverageConfig, "When to reconstruct.", node="robot")
     pointmap: PointmapConfig = section(PointmapConfig, "Stage 1, geometry.", node="server", dynamic=True)
-    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, views between.", node="server", dynamic=True)
+    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, in-between views.", node="server", dynamic=True)
     splatting: SplattingConfig = section(SplattingConfig, "Stage 3, Gaussians.", node="server", dynamic=True)
     output: OutputConfig = section(OutputConfig, "What is published and written.", node="robot")
     ros: RosConfig = section(RosConfig, "Topics, frames and timing of the nodes.", node="robot")

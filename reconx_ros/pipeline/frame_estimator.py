@@ -1,4 +1,4 @@
-"""Stage 1, asked about the frames that stage 2 made up: where they are seen from, and how well all agree (eq. 6)."""
+"""Stage 1, asked about in-between views: where they are seen from, and how well all agree (eq. 6)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from reconx_ros.core import AlignedViews, Frame, Job, Keyframe, PinholeCamera, PointMap
 from reconx_ros.core.registry import create
 from reconx_ros.core.transforms import SE3
-from reconx_ros.diffusion.base import FrameGeometry, MadeFrame
+from reconx_ros.diffusion.base import FrameGeometry, InBetweenView
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.geometry.umeyama import align_poses
 from reconx_ros.pointmap.base import PointmapBackend
@@ -21,11 +21,11 @@ from reconx_ros.weights.cache import ModelCache, sharing
 
 
 class Stage1Estimator:
-    """Runs a stage-1 backend over keyframes and made-up frames together; see ``FrameEstimator``.
+    """Runs a stage-1 backend over keyframes and in-between views together; see ``FrameEstimator``.
 
     A backend that the configuration names is asked itself if it both takes poses and finds them, as pointmap networks
     do. Otherwise ``auto`` chooses: multi-view stereo, after structure from motion where poses are sought; sensors see
-    no made-up frame.
+    no in-between view.
     """
 
     def __init__(self, config: PointmapConfig, models: ModelCache | None = None) -> None:
@@ -35,7 +35,7 @@ class Stage1Estimator:
     def __call__(
         self,
         known: AlignedViews,
-        frames: Sequence[MadeFrame],
+        frames: Sequence[InBetweenView],
         *,
         find_poses: bool,
         device: torch.device,
@@ -90,7 +90,7 @@ def _in_known_world(known: AlignedViews, joined: Mapping[int, PointMap]) -> tupl
     return known_from_found.scale, poses
 
 
-def _geometry(frame: MadeFrame, view: PointMap | None, factor: float, world_from_cam: SE3) -> FrameGeometry | None:
+def _geometry(frame: InBetweenView, view: PointMap | None, factor: float, world_from_cam: SE3) -> FrameGeometry | None:
     if view is None:
         return None
     width, height = frame.camera.size

@@ -1,4 +1,8 @@
-"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out."""
+"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out.
+
+All that goes in and comes out is in the world of the keyframes; the stages work where single precision suffices
+(``reconx_ros.pipeline.working_frame``).
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,12 @@ from reconx_ros.core import (
 from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
-from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud
+from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud, require_confident
 from reconx_ros.pipeline.config import ReconxConfig, with_stage_seeds
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
 from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.pipeline.working_frame import centred, working
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.inputs import usable_keyframes
 from reconx_ros.pointmap.memory import MemoryPlan, plan_memory
@@ -52,8 +57,8 @@ class Reconstruction:
     Attributes:
         keyframes: its input.
         views: stage 1, one pointmap per keyframe.
-        sequence: stage 2, the keyframes and the frames between.
-        scene: stage 3.
+        sequence: stage 2, the keyframes and the in-between views.
+        scene: stage 3; positions in double precision where the world's origin is far.
         cloud: points of all kinds with at least the exported or coverage confidence, whichever is lower.
         trajectory: poses of the novel views.
         novel_views: pictures of the scene along the trajectory.
@@ -107,7 +112,7 @@ class Reconstructor:
             InvalidInputError: for keyframes that cannot be used.
             InsufficientParallaxError: when the camera never moved sideways enough to see depth.
             BackendUnavailableError: when a named backend cannot run here.
-            ReconstructionError: when a stage's outcome is empty.
+            ReconstructionError: when a stage's outcome is empty, or no pixel's depth is sure.
             CancelledError: when the job was cancelled; nothing is returned and nothing written.
         """
         if len(keyframes) < 2:
@@ -124,20 +129,24 @@ class Reconstructor:
         with stages.measure("pointmap", backend.name):
             memory = plan_memory(backend, keyframes, config.pointmap, device=device)
             views = self._align(backend, keyframes, memory, metric_poses, job.for_stage("pointmap"))
+        require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
+        frame = working(views)
+        local = frame.views(views)
         with stages.measure("diffusion", generator.name):
-            sequence = self._generate(generator, views, job.for_stage("diffusion"))
+            sequence = self._generate(generator, local, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name, loaded_seconds=perceptual_seconds):
-            fitted = self._fit(views, sequence, rasterizer, perceptual, job.for_stage("splatting"))
+            fitted = self._fit(local, sequence, rasterizer, perceptual, job.for_stage("splatting"))
         with stages.measure("render", rasterizer.name):
-            trajectory, novel_views = self._render(views, fitted.scene, rasterizer, job.for_stage("render"))
-        cloud = self._cloud(views, sequence)
+            trajectory, novel_views = self._render(local, fitted.scene, rasterizer, job.for_stage("render"))
+        cloud, fitted = frame.back.cloud(self._cloud(local, sequence)), frame.back.fitted(fitted)
         report = build_report(
             config, device=device, keyframes=keyframes, views=views, sequence=sequence, fitted=fitted, cloud=cloud,
             novel_views=len(novel_views), stages=stages.records, memory=memory,
         )  # fmt: skip
         return Reconstruction(
-            keyframes=tuple(keyframes), views=views, sequence=sequence, scene=fitted.scene, cloud=cloud,
-            trajectory=trajectory, novel_views=novel_views, report=report,
+            keyframes=tuple(keyframes), views=views, sequence=frame.back.sequence(sequence), scene=fitted.scene,
+            cloud=cloud, trajectory=frame.back.trajectory(trajectory), novel_views=frame.back.rendered(novel_views),
+            report={**report, "working_frame": frame.described()},
         )  # fmt: skip
 
     def align(
@@ -155,13 +164,14 @@ class Reconstructor:
         return self._align(backend, keyframes, memory, metric_poses, job or Job(stage="pointmap"))
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
-        """Stage 2 alone: the views of stage 1 and frames between them.
+        """Stage 2 alone: the views of stage 1 and the in-between views.
 
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
         """
-        generator = choose_generator(self._config, self._models)
-        return self._generate(generator, views, job or Job(stage="diffusion"))
+        frame, generator = working(views), choose_generator(self._config, self._models)
+        made = self._generate(generator, frame.views(views), job or Job(stage="diffusion"))
+        return frame.back.sequence(made)
 
     def fit(self, views: AlignedViews, sequence: ViewSequence, *, job: Job | None = None) -> FitResult:
         """Stage 3 alone: Gaussians that start from the pointmaps of stage 1 and look like the frames of stage 2.
@@ -169,8 +179,9 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, ReconstructionError, CancelledError: as ``run``.
         """
-        rasterizer = select_rasterizer(self._config.splatting, self._device)
-        return self._fit(views, sequence, rasterizer, self._perceptual(), job or Job(stage="splatting"))
+        rasterizer, frame = select_rasterizer(self._config.splatting, self._device), working(views)
+        local, job = frame.views(views), job or Job(stage="splatting")
+        return frame.back.fitted(self._fit(local, frame.sequence(sequence), rasterizer, self._perceptual(), job))
 
     def _perceptual(self) -> PerceptualLoss | None:
         return perceptual_from_config(self._config.splatting, self._models, self._device)
@@ -185,20 +196,21 @@ class Reconstructor:
     ) -> AlignedViews:
         torch.manual_seed(memory.config.seed)
         self._models.make_room(memory.estimated_bytes or 0, self._device)
-        views = self._models.with_room(
-            lambda: backend.reconstruct(keyframes, memory.config, device=self._device, job=job)
-        )
+        frame = centred(keyframes)
+        near = frame.keyframes(keyframes)
+        views = self._models.with_room(lambda: backend.reconstruct(near, memory.config, device=self._device, job=job))
         views = with_pose_unit(views, metric_poses=metric_poses)
         views = replace(views, warnings=(*memory.warnings, *views.warnings))
-        return scale_to_metric(
+        views = scale_to_metric(
             views,
-            keyframes,
+            near,
             memory.config,
             metric_poses=metric_poses,
             device=self._device,
             job=job,
             models=self._models,
         )
+        return frame.back.views(views)
 
     def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
         config = self._config
@@ -255,6 +267,10 @@ class Reconstructor:
         if not sequence.generates:
             return mapped
         return PointCloud.concatenate([mapped, generated_cloud(sequence, views, floor)])
+
+
+def _all_posed(keyframes: Sequence[Keyframe]) -> bool:
+    return all(k.frame.world_from_cam is not None for k in keyframes)
 
 
 class SceneRenderer:

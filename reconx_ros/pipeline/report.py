@@ -14,6 +14,7 @@ import reconx_ros
 from reconx_ros.core import BY_TRUST, AlignedViews, Keyframe, PointCloud, ViewSequence
 from reconx_ros.core.memory import GIGABYTE
 from reconx_ros.core.settings import to_mapping
+from reconx_ros.pipeline.clouds import confident_share
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.registries import registries
 from reconx_ros.pipeline.stages import StageRecord
@@ -52,7 +53,7 @@ def build_report(
         "scale": None if views.scale is None else asdict(views.scale),
         "pointmap_memory": _memory(memory),
         "generates": sequence.generates,
-        "confident_share": _confident_share(views, config.output.min_confidence),
+        "confident_share": confident_share(views, config.output.min_confidence),
         "psnr_inputs": fitted.psnr_inputs,
         "terms": dict(fitted.terms),
         "view_corrections": _corrections(fitted, views),
@@ -92,11 +93,6 @@ def _corrections(fitted: FitResult, views: AlignedViews) -> list[dict[str, Any]]
         }
         for v, c in pairs
     ]
-
-
-def _confident_share(views: AlignedViews, threshold: float) -> float:
-    shares = [float((v.valid & (v.confidence >= threshold)).float().mean()) for v in views.views]
-    return float(np.mean(shares))
 
 
 def _memory(plan: MemoryPlan) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""What a pointmap backend is."""
+"""The interface of pointmap backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rasteriser is."""
+"""The interface of rasterisers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Rasterizer(Protocol):
         height: int,
         background: torch.Tensor | None = None,  # [C, 3]
         antialiased: bool = False,
-        near: float = 0.01,
+        near: float = 0.0,
     ) -> Rendering:
         """Render C cameras of one size.
 
@@ -63,7 +63,7 @@ class Rasterizer(Protocol):
             width, height: picture size in pixels.
             background: colour behind the scene; None is black.
             antialiased: scale opacity by the dilation's compensation factor.
-            near: Gaussians nearer than this are culled.
+            near: Gaussians nearer than this, in world units, are culled (``geometry.working_frame.near_plane``).
 
         Raises:
             InvalidInputError: for wrong shapes, or NaN or infinite parameters.

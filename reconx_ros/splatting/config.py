@@ -51,7 +51,7 @@ class SplattingConfig(StageSettings):
     generated_weight: float = setting(0.5, "Factor on the loss of frames made between the cameras.", ge=0.0)
     input_share: float = setting(
         0.5,
-        "Share of the steps that look at a camera image; the others look at frames between, of which there are many "
+        "Share of the steps that look at a camera image; the others look at in-between views, of which there are many "
         "more.",
         ge=0.0,
         le=1.0,

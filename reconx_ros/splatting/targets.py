@@ -1,4 +1,4 @@
-"""What the views of a sequence ask of their pictures."""
+"""What each picture of the fit should look like: the views of a sequence as targets, with a weight per pixel."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TrainingView:
         intrinsics: [1, 3, 3], pixel-centre origin.
         target: colours, weights, depth.
         confidence: [H, W] in [0, 1], whatever the configuration makes of it.
-        taken: [H, W] bool, pixels that this very camera took; all False for views between.
-        measured: [H, W] depth where it is OBSERVED and at least as likely right as not, else 0; 0 in views between.
+        taken: [H, W] bool, pixels that this very camera took; all False for in-between views.
+        measured: [H, W] depth where it is OBSERVED and at least as likely right as not, else 0; 0 in in-between views.
         is_input: whether a camera took this view.
     """
 

@@ -1,7 +1,7 @@
 """First-and-last-frame video models of diffusers as view generators: Wan 2.1 and LTX-Video.
 
-They know nothing of cameras or points: where their frames are seen from is asked of stage 1, unless the frames are held
-to the points' renders while they are sampled.
+These models know nothing of cameras or points. Stage 1 finds the poses of their frames, unless the frames are held to
+renders of the points while they are sampled.
 """
 
 from __future__ import annotations

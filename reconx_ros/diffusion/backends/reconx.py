@@ -1,4 +1,4 @@
-"""The view generator of the paper: frames between keyframes by a video model that sees the scene's points."""
+"""The view generator of the paper: in-between views by a video model that sees the scene's points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view generator that generates nothing: what the keyframes saw, seen from between them."""
+"""The view generator that generates nothing: in-between views show what the keyframes saw."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WarpGenerator:
     ) -> ViewSequence:
         """Frames along the trajectory; see ``ViewGenerator``.
 
-        Keyframes have confidence 1 everywhere (``keyframe_view``). Pixels of frames between are of the kind of the
+        Keyframes have confidence 1 everywhere (``keyframe_view``). Pixels of in-between views are of the kind of the
         surfaces that they show, with a confidence below 1, and NONE where no keyframe has a surface.
         """
         settings = BlendSettings()
@@ -50,7 +50,7 @@ class WarpGenerator:
 
 
 def _warning(between: list[SequenceView]) -> str:
-    text = "the warp backend generates nothing: views between keyframes show only what a keyframe saw"
+    text = "the warp backend generates nothing: in-between views show only what a keyframe saw"
     if not between:
         return text
     empty = sum(float((v.provenance == int(Provenance.NONE)).float().mean()) for v in between) / len(between)

@@ -1,4 +1,4 @@
-"""Made-up frames as views with confidence and provenance.
+"""In-between views of a video model get their confidence and provenance.
 
 Equation 6 of ReconX (arXiv:2408.16767) lets the confidence of pairwise pointmaps over all frames stand for the
 uncertainty of each pixel. Stage 1 can be asked for it; without it, the keyframes' surfaces are looked at from the
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as nnf
 
 from reconx_ros.core import Provenance, SequenceView, check_finite
-from reconx_ros.diffusion.base import FrameGeometry, MadeFrame
+from reconx_ros.diffusion.base import FrameGeometry, InBetweenView
 from reconx_ros.geometry.view_blending import BlendedView
 
 _COLOUR_SIGMA = 0.1  # mean difference of colour at which agreement has fallen to 1/e
@@ -49,7 +49,7 @@ def confidence_by_geometry(geometry: FrameGeometry, prior: float) -> torch.Tenso
 
 
 def judged_view(
-    frame: MadeFrame,
+    frame: InBetweenView,
     render: BlendedView,
     geometry: FrameGeometry | None,
     *,
@@ -57,7 +57,7 @@ def judged_view(
     observed_from: float,
     placed: bool = True,
 ) -> SequenceView:
-    """A made-up frame as a view of the sequence: GENERATED, also where a keyframe saw the place: not these colours.
+    """A picture of the sequence: GENERATED, also where a keyframe saw the place, for it did not see these colours.
 
     Args:
         frame: picture, camera and pose; the pose is the final one.

@@ -11,7 +11,7 @@ import torch
 
 from reconx_ros.core import AlignedViews, DoesNotFitError, InvalidInputError, Job, Trajectory, check_shape
 from reconx_ros.core.memory import is_out_of_memory
-from reconx_ros.diffusion.base import MadeFrame
+from reconx_ros.diffusion.base import InBetweenView
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path
 from reconx_ros.diffusion.clips.plan import ClipPlan, KeyframeRef, PictureRef
 from reconx_ros.diffusion.clips.render_guidance import RenderTarget, render_target
@@ -80,9 +80,9 @@ class ClipModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlacedFrame:
-    """A made-up frame, and what the keyframes' surfaces look like from its planned pose."""
+    """An in-between view, and what the keyframes' surfaces look like from its planned pose."""
 
-    frame: MadeFrame
+    frame: InBetweenView
     render: BlendedView
 
 
@@ -114,7 +114,7 @@ def run_clips(
         notes.extend(result.warnings)
         poses = plan.trajectory.world_from_cams
         for j in plan.kept:
-            frame = MadeFrame(rgb=clips[-1][j], camera=plan.trajectory.camera, world_from_cam=poses[j])
+            frame = InBetweenView(rgb=clips[-1][j], camera=plan.trajectory.camera, world_from_cam=poses[j])
             placed.append(PlacedFrame(frame=frame, render=renders[j]))
     return placed, tuple(dict.fromkeys(notes))
 

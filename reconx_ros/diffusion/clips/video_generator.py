@@ -78,9 +78,9 @@ class VideoGenerator(ABC):
     def generate(
         self, views: AlignedViews, trajectory: Trajectory, config: DiffusionConfig, *, device: torch.device, job: Job
     ) -> ViewSequence:
-        """Keyframes, then made-up frames; see ``ViewGenerator``.
+        """Keyframes, then in-between views; see ``ViewGenerator``.
 
-        Pixels of made-up frames are GENERATED, but those that ``config.observed_confidence`` lets the points explain.
+        Pixels of in-between views are GENERATED, but those that ``config.observed_confidence`` lets the points explain.
         """
         if len(views.views) < 2:
             raise InvalidInputError(f"a video model needs at least 2 keyframes to go between, got {len(views.views)}")
@@ -168,24 +168,24 @@ class VideoGenerator(ABC):
         if not placed or (follows and config.check != "stage1"):
             return nothing, ()
         lack = (
-            "poses of made-up frames are those of the planned path, not measured"
+            "poses of in-between views are those of the planned path, not measured"
             if not follows
-            else ("made-up frames are compared with the keyframes' surfaces instead")
+            else ("in-between views are compared with the keyframes' surfaces instead")
         )
         if self._estimator is None:
-            return nothing, (f"stage 1 was not at hand to look at made-up frames: {lack}",)
+            return nothing, (f"stage 1 was not at hand to look at in-between views: {lack}",)
         frames = [p.frame for p in placed]
         try:
             found = self._estimator(views, frames, find_poses=not follows, device=device, job=job)
         except CancelledError:
             raise
         except ReconxError as error:
-            return nothing, (f"stage 1 cannot use the made-up frames ({error}): {lack}",)
+            return nothing, (f"stage 1 cannot use the in-between views ({error}): {lack}",)
         missing = sum(f is None for f in found)
         if not missing:
             return found, ()
         return found, (
-            f"stage 1 could not join {missing} of {len(placed)} made-up frames to the keyframes: for these, {lack}",
+            f"stage 1 could not join {missing} of {len(placed)} in-between views to the keyframes: for these, {lack}",
         )
 
 

@@ -1,12 +1,11 @@
 """Does the structure condition help? The same small model with the scene's points, and with those of another scene.
 
 Both arms start with the same weights and see the same clips in the same order; they differ in whose points the
-structure encoder is given. The clips are in rooms that training never sees, the baselines wide, and cameras are not
-shown, as in ReconX: where the camera goes, and how far things move in the picture when it does, has to come out of
-the pictures or out of the points. With the first picture alone (``known=first``) the points are the only place where
-the way of the camera is written; with both pictures (``known=both``, the setting of the paper) a network that matches
-them can do without, and the points have to tell more than that. The model that learned with its own points is also
-asked with another scene's: how much it relies on them.
+structure encoder is given. Scores are measured on clips of rooms that training never sees, with wide baselines. Cameras
+are not shown, as in ReconX: the network has to find out from the pictures or from the points where the camera goes.
+With the first picture alone (``known=first``) only the points tell it. With both pictures (``known=both``, the setting
+of the paper) matching the pictures may be enough, and points help only if they say more. The model that learned with
+its own points is also given those of another scene, to see how much it relies on them.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class NativeRasterizer:
         height: int,
         background: torch.Tensor | None = None,  # [C, 3]
         antialiased: bool = False,
-        near: float = 0.01,
+        near: float = 0.0,
     ) -> Rendering:
         """Render C cameras of one size; see ``Rasterizer.render``. Pictures are float32 whatever the inputs are."""
         tensors = (means, quats_wxyz, scales, opacities, sh, cam_from_world, intrinsics, background)
