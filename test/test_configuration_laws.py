@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from splatting_scenes import sequence_of, wall_views
 
 from reconx_ros.core import ConfigError, Job
 from reconx_ros.core.memory import is_out_of_memory, limit_bytes
@@ -39,7 +40,14 @@ OTHER_MEANINGS = {  # words that are a backend's name elsewhere, and not here
 }
 SETTINGS_FILES = {"config.py", "settings.py", "generator_settings.py", "presets.py"}
 READERS = {
-    "robot": ("ros/robot", "ros/graph", "pipeline/mapper.py", "pipeline/coverage.py", "pipeline/keyframes.py"),
+    "robot": (
+        "ros/robot",
+        "ros/graph",
+        "io/ingest",
+        "pipeline/mapper.py",
+        "pipeline/coverage.py",
+        "pipeline/keyframes.py",
+    ),
     "server": ("ros/server", "ros/graph", "jobs", "pipeline", "pointmap", "diffusion", "splatting"),
 }
 READERS["both"] = READERS["robot"]
@@ -121,14 +129,15 @@ def test_the_seed_reaches_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstructor, "choose_generator", lambda *_: Spy())
     monkeypatch.setattr(reconstructor, "plan_trajectory", lambda *_, **__: None)
     monkeypatch.setattr(reconstructor, "initial_scene", start)
-    views: Any = None
+    views = wall_views(count=2)
+    sequence = sequence_of(views)
     for own, expected in ((-1, 5), (3, 3)):
         settings = {n: replace(s, seed=own) for n, s in stages(ReconxConfig()).items()}
         run = Reconstructor(replace(ReconxConfig(device="cpu", seed=5), **settings))
         for stage in (
             lambda run=run: run.align([]),
             lambda run=run: run.generate(views, job=Job()),
-            lambda run=run: run.fit(views, views),
+            lambda run=run: run.fit(views, sequence),
         ):
             with pytest.raises(ReachedError, match=f"^{expected}$"):
                 stage()

@@ -1,4 +1,4 @@
-"""The interface of view generators, and the table of those that there are."""
+"""The interface of view generators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of pointmap backends, and the table of those that there are."""
+"""The interface of pointmap backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of rasterisers, and the table of those that there are."""
+"""The interface of rasterisers."""
 
 from __future__ import annotations
 

@@ -49,12 +49,11 @@ def multiview_depth(
 ) -> AlignedViews:
     """Depth of frames with known poses. Works in any unit; its accuracy is that of the poses.
 
-    Each view is swept against its best sources (pairs.py, sweep.py), smoothed (sgm.py), and refined (view_depth.py);
-    then a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates
-    the chance of an error below 2 % (confidence.py). Where fewer than ``min_consistent`` of the views that see the
-    surface confirm it, confidence is below 0.4, so that such pixels help the pictures but enter no cloud. The depth of
-    kept pixels is the mean of the views that agree; at least one other does, so all of them are OBSERVED. Pixels that
-    are not valid hold the best guess of their depth, or 1 where there is none, with confidence 0.
+    Each view is swept against its best sources, its depth smoothed and refined. A pixel stays where other views see the
+    same surface; its confidence estimates the chance of an error below 2 %. Where fewer than ``min_consistent`` of the
+    views that see the surface confirm it, confidence is below 0.4, so that such pixels help the pictures but enter no
+    cloud. The depth of kept pixels is the mean of the views that agree; at least one other does, so all of them are
+    OBSERVED. Pixels that are not valid hold the best guess of their depth, or 1 where there is none, with confidence 0.
 
     Args:
         keyframes: at least two, with poses.
