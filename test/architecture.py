@@ -13,18 +13,19 @@ MAX_LINES = 500
 STAGES = frozenset({"pointmap", "diffusion", "splatting"})
 
 # What each part of the package may import of the others; every folder of the package stands here.
-_LIBRARY = frozenset({"core", "geometry", "io", "native", "pipeline"}) | STAGES
+_LIBRARY = frozenset({"core", "geometry", "io", "native", "weights", "pipeline"}) | STAGES
 MAY_IMPORT = {
     "": frozenset({"core"}),
     "core": frozenset({"core"}),
     "native": frozenset({"core", "native"}),
     "geometry": frozenset({"core", "geometry"}),
     "learning": frozenset({"core", "learning"}),
-    **{stage: frozenset({"core", "geometry", "learning", "native", stage}) for stage in STAGES},
+    "weights": frozenset({"core", "weights"}),
+    **{stage: frozenset({"core", "geometry", "learning", "native", "weights", stage}) for stage in STAGES},
     "io": frozenset({"core", "geometry", "io"}),
     "sim": frozenset({"core", "geometry", "io", "native", "sim"}),
     "pipeline": _LIBRARY,
-    "jobs": frozenset({"core", "geometry", "io", "native", "pipeline", "jobs"}),
+    "jobs": frozenset({"core", "geometry", "io", "native", "weights", "pipeline", "jobs"}),
     "viz": _LIBRARY | {"viz"},
     "evaluation": _LIBRARY | {"viz", "evaluation"},
     "ros": _LIBRARY | {"jobs", "sim", "viz", "evaluation", "ros"},
@@ -58,8 +59,8 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "ros.tools": None,
 }
 
-BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "yaml", "tqdm", "safetensors"})
-OPTIONAL_ALLOWED_IN = frozenset({"backends", "network", "conversion", "io", "sim", "viz", "evaluation"})
+BASE_DEPENDENCIES = frozenset({"numpy", "scipy", "torch", "cv2", "PIL", "yaml", "tqdm", "safetensors"})
+OPTIONAL_ALLOWED_IN = frozenset({"backends", "network", "conversion", "weights", "io", "sim", "viz", "evaluation"})
 ROS_MODULES = frozenset(
     {"rclpy", "std_srvs", "rcl_interfaces", "builtin_interfaces", "tf2_ros", "tf2_py", "cv_bridge", "sensor_msgs_py"}
     | {"message_filters", "launch", "launch_ros", "ament_index_python", "rosidl_runtime_py", "rosidl_parser"}

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.core import SE3, AlignedViews, GaussianScene, PinholeCamera, PointMap, SequenceView, ViewSequence
+from reconx_ros.core import (
+    SE3,
+    AlignedViews,
+    GaussianScene,
+    PinholeCamera,
+    PointMap,
+    Provenance,
+    SequenceView,
+    ViewSequence,
+)
 
 
 def random_gaussians(
@@ -60,6 +69,7 @@ def wall_views(
                 depth=depth,
                 confidence=torch.full((height, width), confidence),
                 valid=torch.ones(height, width, dtype=torch.bool),
+                provenance=torch.ones(height, width, dtype=torch.uint8),
                 camera=pinhole(width, height),
                 world_from_cam=pose,
                 keyframe_id=10 + i,
@@ -85,16 +95,17 @@ def sequence_of(views: AlignedViews, *, inputs: int | None = None) -> ViewSequen
     inputs = len(views.views) if inputs is None else inputs
     made = []
     for i, v in enumerate(views.views):
-        kind = 1 if i < inputs else 2
+        kind = Provenance.OBSERVED if i < inputs else Provenance.GENERATED
         made.append(
             SequenceView(
                 rgb=v.rgb,
                 confidence=v.confidence,
-                provenance=torch.full(v.depth.shape, kind, dtype=torch.uint8),
+                provenance=torch.full(v.depth.shape, int(kind), dtype=torch.uint8),
                 camera=v.camera,
                 world_from_cam=v.world_from_cam,
                 is_input=i < inputs,
                 depth=v.depth,
+                depth_confidence=v.confidence if i < inputs else None,
             )
         )
     return ViewSequence(views=tuple(made), backend="test", generates=inputs < len(made))

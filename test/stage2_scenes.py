@@ -14,6 +14,7 @@ from reconx_ros.diffusion.clips.plan import ClipPlan
 from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
 from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.weights.cache import ModelCache
 
 SIZE = 64
 CAMERA = pinhole(SIZE, SIZE)
@@ -31,6 +32,7 @@ def room_view(pose: SE3, number: int = 0, camera: PinholeCamera = CAMERA, confid
         depth=torch.from_numpy(depth.astype(np.float32)),
         confidence=torch.full(depth.shape, confidence),
         valid=torch.ones(depth.shape, dtype=torch.bool),
+        provenance=torch.ones(depth.shape, dtype=torch.uint8),
         camera=camera,
         world_from_cam=pose,
         keyframe_id=number,
@@ -56,6 +58,7 @@ def circle_views(degrees: Sequence[float], radius: float = 2.0) -> AlignedViews:
                 depth=torch.full((SIZE, SIZE), radius),
                 confidence=torch.ones(SIZE, SIZE),
                 valid=torch.ones(SIZE, SIZE, dtype=torch.bool),
+                provenance=torch.ones(SIZE, SIZE, dtype=torch.uint8),
                 camera=CAMERA,
                 world_from_cam=pose,
                 keyframe_id=k,
@@ -92,7 +95,7 @@ class StubModel:
         return ClipFrames(frames=frames * torch.nan if self._nan else frames, warnings=("made by a stub",))
 
 
-def generator_of(model: Any, estimator: Any = None) -> VideoGenerator:
+def generator_of(model: Any, estimator: Any = None, models: ModelCache | None = None) -> VideoGenerator:
     """A generator whose weights are already there."""
 
     class Loaded(VideoGenerator):
@@ -101,4 +104,4 @@ def generator_of(model: Any, estimator: Any = None) -> VideoGenerator:
         def load(self, config: DiffusionConfig, device: torch.device) -> Any:
             return model
 
-    return Loaded(estimator)
+    return Loaded(estimator, models)

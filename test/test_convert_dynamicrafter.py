@@ -19,19 +19,15 @@ from video_models import arrays, key_list, parity_module, relative_l2
 from reconx_ros.cli.main import main
 from reconx_ros.core import CancelledError, CancelToken, InvalidInputError, Job, ReconxError, StorageError
 from reconx_ros.diffusion.conversion import convert
-from reconx_ros.diffusion.conversion.checkpoint_file import (
-    PlannedTensor,
-    StoredTensor,
-    open_checkpoint,
-    write_safetensors,
-)
 from reconx_ros.diffusion.conversion.conversion_plan import check_complete
 from reconx_ros.diffusion.conversion.convert import Additions, convert_dynamicrafter, plan_parts
+from reconx_ros.diffusion.conversion.safetensors_file import PlannedTensor, write_safetensors
 from reconx_ros.diffusion.network.architecture import PublishedSettings, read_settings
 from reconx_ros.diffusion.network.clip_image import clip_pixels
 from reconx_ros.diffusion.network.sampler import ddim_step, guided, sampler_tables
 from reconx_ros.diffusion.network.structure_encoder import StructureConfig
 from reconx_ros.diffusion.training.losses import denoising_loss
+from reconx_ros.weights.tensors import StoredTensor, open_tensors
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -330,15 +326,15 @@ def test_damaged_files_get_one_sentence(checkpoint: Path, weights: Weights, tmp_
     numbers = tmp_path / "numbers.ckpt"
     torch.save({"epoch": 3}, numbers)
     for path, message in [
-        (cut(checkpoint, tmp_path / "cut.ckpt", 0.6), "is not a complete PyTorch file .*: download it again"),
-        (cut(whole, tmp_path / "cut.safetensors", 0.6), "is not a complete safetensors file .*: download it again"),
-        (cut(whole, tmp_path / "head.safetensors", 0.001), "is not a complete safetensors file"),
+        (cut(checkpoint, tmp_path / "cut.ckpt", 0.6), "are no complete PyTorch file .*: get them again"),
+        (cut(whole, tmp_path / "cut.safetensors", 0.6), "are no complete safetensors file .*: get them again"),
+        (cut(whole, tmp_path / "head.safetensors", 0.001), "are no complete safetensors file"),
         (pointer, "Git LFS pointer"),
-        (objects, "holds Python objects besides tensors"),
-        (numbers, "holds no tensors under \\['epoch'\\]"),
+        (objects, "would run foreign code"),
+        (numbers, "hold no tensors under \\['epoch'\\]"),
         (tmp_path / "absent.ckpt", "cannot be read: No such file"),
     ]:
-        with pytest.raises(ReconxError, match=message) as caught, open_checkpoint(path):
+        with pytest.raises(ReconxError, match=message) as caught, open_tensors(path):
             pass
         assert "\n" not in str(caught.value)
 

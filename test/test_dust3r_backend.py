@@ -14,7 +14,6 @@ from dust3r_networks import PUBLISHED, TINY, relative_l2, save_pth, small_networ
 
 from reconx_ros.core import (
     SE3,
-    BackendUnavailableError,
     CancelledError,
     CancelToken,
     Frame,
@@ -22,17 +21,21 @@ from reconx_ros.core import (
     Job,
     Keyframe,
     PinholeCamera,
-    StorageError,
+    Provenance,
+    WeightsError,
 )
 from reconx_ros.geometry.projection import backproject, transform_points
+from reconx_ros.pointmap.alignment.memory import estimate_memory
 from reconx_ros.pointmap.backends import dust3r as backend_module
 from reconx_ros.pointmap.backends.dust3r import Dust3rBackend, PointmapNetBackend
 from reconx_ros.pointmap.base import registry
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.network.architecture import config_from_string
 from reconx_ros.pointmap.network.model import PointmapNetwork
-from reconx_ros.pointmap.network.weights import HUB_ID, save_network
+from reconx_ros.pointmap.network.weights import PUBLISHED_NAME, save_network
 from reconx_ros.pointmap.pairwise import PairPredictions
+from reconx_ros.weights.cache import ModelCache
+from reconx_ros.weights.catalogue import catalogue
 
 CPU = torch.device("cpu")
 CAMERA = PinholeCamera(width=80, height=60, fx=70.0, fy=70.0, cx=39.5, cy=29.5)
@@ -110,6 +113,9 @@ def test_posed_frames_come_out_in_metres(weights: Path, true_network: None) -> N
         true = depth_of(view.camera, pose)
         assert float(view.valid.float().mean()) > 0.9
         assert float(((view.depth - true).abs() / true)[view.valid].median()) < 2e-3
+        measured = (view.provenance == int(Provenance.OBSERVED)) & view.valid  # by another view; the rest is a guess
+        assert 0.5 < float(measured.float().mean()) < float(view.valid.float().mean())
+        assert bool((view.provenance[view.valid & ~measured] == int(Provenance.INFERRED)).all())
     unknown = PointmapConfig(dust3r_weights=str(weights), metric_poses=False)
     assert not Dust3rBackend().reconstruct(keyframes(), unknown, device=CPU, job=Job()).metric_scale
 
@@ -139,17 +145,32 @@ def test_a_network_of_ones_own(tmp_path: Path, true_network: None, weights: Path
     views = PointmapNetBackend().reconstruct(keyframes(), surer, device=CPU, job=Job())
     assert all(bool(view.valid.any()) for view in views.views)
     with pytest.raises(InvalidInputError, match="training_card"):
-        PointmapNetBackend().load(PointmapConfig(network_weights=str(weights)))
+        PointmapNetBackend().load(PointmapConfig(network_weights=str(weights)), CPU)
+
+
+def test_the_network_stays_only_where_alignment_has_room_beside_it(weights: Path, true_network: None) -> None:
+    needed = estimate_memory([(i, j) for i in range(3) for j in range(3) if i != j], [(64, 96)] * 3).total
+    for spare, kept in ((1e9, 1), (1e3, 0)):
+        models = ModelCache()
+        config = PointmapConfig(dust3r_weights=str(weights), max_memory_gb=(needed + spare) / 1e9)
+        Dust3rBackend(models).reconstruct(keyframes(), config, device=CPU, job=Job())
+        assert len(models.keys) == kept
 
 
 def test_without_weights_the_message_says_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="dust3r_weights") as error:
+    with pytest.raises(WeightsError, match="dust3r_weights is empty") as error:
         Dust3rBackend().reconstruct(keyframes(), PointmapConfig(), device=CPU, job=Job())
-    assert HUB_ID in str(error.value) and "CC BY-NC-SA" in str(error.value) and "hf download" in str(error.value)
-    with pytest.raises(BackendUnavailableError, match="reconx train pointmap"):
+    for words in (
+        catalogue()[PUBLISHED_NAME].hub_id,
+        "CC-BY-NC-SA",
+        "hf download",
+        f"reconx weights fetch {PUBLISHED_NAME}",
+    ):
+        assert str(words) in str(error.value)
+    with pytest.raises(WeightsError, match="reconx train pointmap"):
         PointmapNetBackend().reconstruct(keyframes(), PointmapConfig(), device=CPU, job=Job())
     missing = PointmapConfig(dust3r_weights=str(tmp_path / "none.pth"))
-    with pytest.raises(StorageError, match="hf download"):
+    with pytest.raises(WeightsError, match="hf download"):
         Dust3rBackend().reconstruct(keyframes(), missing, device=CPU, job=Job())
 
 

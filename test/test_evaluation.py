@@ -21,6 +21,7 @@ def pointmap(depth: np.ndarray, confidence: float = 1.0) -> PointMap:
         depth=torch.from_numpy(depth),
         confidence=torch.full((6, 8), confidence),
         valid=torch.ones(6, 8, dtype=torch.bool),
+        provenance=torch.ones(6, 8, dtype=torch.uint8),
         camera=CAMERA,
         world_from_cam=POSE,
         keyframe_id=4,

@@ -12,7 +12,7 @@ import torch
 from pointmap_scenes import pinhole, room_scene
 from splatting_scenes import random_gaussians, scene_from
 
-from reconx_ros.core import SE3, AlignedViews, Frame, Job, Keyframe, PointMap, ReconstructionError, Sim3
+from reconx_ros.core import SE3, AlignedViews, Frame, Job, Keyframe, PointMap, Provenance, ReconstructionError, Sim3
 from reconx_ros.evaluation.baselines import WarpedNearest, nearest_inputs
 from reconx_ros.evaluation.camera_placement import map_from_truth, optimised_pose
 from reconx_ros.evaluation.heldout import HeldOutTask, posed
@@ -49,7 +49,8 @@ def aligned(to_map: Sim3) -> AlignedViews:
         frame, depth = ROOM.keyframes[place].frame, to_map.scale * torch.from_numpy(ROOM.depths[place]).float()
         views.append(
             PointMap(
-                rgb=frame.rgb(), depth=depth, confidence=torch.ones_like(depth), valid=depth > 0, camera=frame.camera,
+                rgb=frame.rgb(), depth=depth, confidence=torch.ones_like(depth), valid=depth > 0,
+                provenance=Provenance.OBSERVED.where(depth > 0), camera=frame.camera,
                 world_from_cam=to_map.apply_pose(posed(frame)), keyframe_id=i,
             )
         )  # fmt: skip

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from reconx_ros.core import StorageError
 from reconx_ros.io import images
 from reconx_ros.io.exif import focal_length_px
+from reconx_ros.io.image_size import image_size
 from reconx_ros.io.scenes import read_scene
 
 
@@ -73,6 +78,27 @@ def test_rotation_is_honoured(tmp_path: Path) -> None:
     assert frame.camera.size == (48, 64)
     assert np.abs(frame.rgb_u8.astype(int) - np.rot90(upright, -1)).mean() < 3
     assert (frame.camera.cx, frame.camera.cy) == (23.5, 31.5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says what it skips
+@given(st.data())
+def test_damaged_notes_are_no_notes(data: st.DataObject) -> None:
+    """Any byte of the block may be wrong: there is a positive focal length or none, and never an error."""
+    block = bytearray(exif({0x920A: (5, 50.0), 0xA20E: (5, 100.0), 0xA210: (3, 2), 0xA002: (3, 4000)}))
+    for place in data.draw(st.lists(st.integers(4, len(block) - 1), min_size=1, max_size=4)):
+        block[place] = data.draw(st.integers(0, 255))
+    jpeg = images.encode_jpeg(np.zeros((48, 64, 3), np.uint8))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jpg"
+        path.write_bytes(jpeg[:2] + bytes(block) + jpeg[2:])
+        focal = focal_length_px(path, 64, 48)
+        assert focal is None or 0 < focal < math.inf
+        assert sorted(image_size(path)) == [48, 64]
+
+
+def test_notes_in_other_formats_are_read(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.webp", exif=exif({0xA405: (3, 26)})[4:])
+    assert focal_length_px(tmp_path / "a.webp", 64, 48) == pytest.approx(26 / 43.267 * 80)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

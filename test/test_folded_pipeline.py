@@ -23,6 +23,7 @@ from reconx_ros.diffusion.clips.render_guidance import LatentGuide, standard_noi
 from reconx_ros.diffusion.network.folded import FoldedPipeline
 from reconx_ros.diffusion.training.backends.folder import fresh, save_small
 from reconx_ros.diffusion.training.config import VideoNetworkSettings
+from reconx_ros.weights.cache import ModelCache
 
 CPU = torch.device("cpu")
 FRAMES = 4
@@ -55,6 +56,26 @@ def test_frames_between_keyframes_and_every_condition_matters(folder: Path) -> N
     assert len(base) == FRAMES - 2 and torch.equal(generate(folder)[0], base[0])
     for change in ({"structure_points": 0}, {"camera_conditioning": False}, {"image_guidance": 3.0}, {"seed": 1}):
         assert not torch.equal(generate(folder, **change)[0], base[0])
+
+
+def test_the_model_stays_loaded_for_each_precision(folder: Path) -> None:
+    models, views = ModelCache(), room_views(2)
+    path = plan_trajectory(views, 2, max_size=SIZE)
+
+    def frames(precision: str) -> list[torch.Tensor]:
+        values = {"width": 32, "height": 32, "steps": 2, "image_guidance": 1.0, "structure_guidance": 1.0}
+        config = DiffusionConfig(weights=str(folder), precision=precision, **values)
+        generator = ReconXGenerator().with_models(models)
+        sequence = generator.generate(views, path, config, device=CPU, job=Job())
+        return [v.rgb for v in sequence.views if not v.is_input]
+
+    first, took = frames("float32"), models.load_seconds
+    second = frames("float32")
+    assert len(models.keys) == 1 and models.load_seconds - took < 0.1 * took
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    frames("bfloat16")
+    assert [key.dtype for key in models.keys] == [torch.float32, torch.bfloat16]
+    assert all(torch.equal(a, b) for a, b in zip(first, frames("float32"), strict=True))
 
 
 def test_what_the_network_is_told_is_what_it_was_trained_on(folder: Path) -> None:

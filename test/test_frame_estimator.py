@@ -1,4 +1,4 @@
-"""Stage 1 asked about made-up frames, here true pictures of a room: poses, depth and trust in them."""
+"""Stage 1 asked about in-between views, here true pictures of a room: poses, depth and trust in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pointmap_scenes import look_at, pinhole
 from stage2_scenes import aligned, room_view
 
 from reconx_ros.core import SE3, InvalidInputError, Job
-from reconx_ros.diffusion.base import MadeFrame
+from reconx_ros.diffusion.base import InBetweenView
 from reconx_ros.pipeline.frame_estimator import Stage1Estimator
 from reconx_ros.pointmap.config import PointmapConfig
 
@@ -21,14 +21,14 @@ def pose(k: float) -> SE3:
     return look_at((-1.8, -0.6 + 0.25 * k, 1.1 + 0.04 * k), (1.0, 0.05 * k, 0.8))
 
 
-def frame(k: float, planned: SE3 | None = None) -> MadeFrame:
-    return MadeFrame(rgb=room_view(pose(k), camera=CAMERA).rgb, camera=CAMERA, world_from_cam=planned or pose(k))
+def frame(k: float, planned: SE3 | None = None) -> InBetweenView:
+    return InBetweenView(rgb=room_view(pose(k), camera=CAMERA).rgb, camera=CAMERA, world_from_cam=planned or pose(k))
 
 
 def test_true_frames_agree_on_one_geometry_and_false_ones_do_not() -> None:
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 2)))
     true = frame(1)
-    false = MadeFrame(rgb=true.rgb.flip(1), camera=CAMERA, world_from_cam=pose(1))
+    false = InBetweenView(rgb=true.rgb.flip(1), camera=CAMERA, world_from_cam=pose(1))
     estimate = Stage1Estimator(PointmapConfig(max_size=120, planes=48))
     trust = []
     for made in (true, false):
@@ -62,7 +62,7 @@ def test_poses_are_found_in_the_known_world() -> None:
 def test_frames_of_something_else_are_not_joined() -> None:
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 1, 2)))
     noise = torch.rand(180, 240, 3, generator=torch.Generator().manual_seed(0))
-    other = MadeFrame(rgb=noise, camera=CAMERA, world_from_cam=pose(0.5))
+    other = InBetweenView(rgb=noise, camera=CAMERA, world_from_cam=pose(0.5))
     told = Stage1Estimator(PointmapConfig(max_size=120, planes=48))(
         known, [other], find_poses=True, device=CPU, job=Job()
     )

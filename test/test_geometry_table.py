@@ -59,6 +59,7 @@ def perfect(task: GeometryTask) -> AlignedViews:
                 depth=depth,
                 confidence=torch.ones_like(depth),
                 valid=torch.ones_like(depth, dtype=torch.bool),
+                provenance=torch.ones_like(depth, dtype=torch.uint8),
                 camera=keyframe.frame.camera,
                 world_from_cam=pose,
                 keyframe_id=i,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from reconx_ros.core import InvalidInputError, StorageError
-from reconx_ros.io import images
+from reconx_ros.core.files import write_bytes
+from reconx_ros.io import image_size, images
 
 rgb_arrays = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
 millimetres = hnp.arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)))
@@ -117,14 +120,14 @@ def test_wrong_arrays_are_refused() -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.bin"
-    images.write_bytes_atomic(target, b"old")
+    write_bytes(target, b"old")
 
     def full_disk(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(StorageError, match="No space left"):
-        images.write_bytes_atomic(target, b"new")
+        write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
     assert [f.name for f in tmp_path.iterdir()] == ["a.bin"]
 
@@ -137,18 +140,43 @@ def test_image_files_come_in_natural_order(tmp_path: Path) -> None:
         images.image_files(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "progressive.jpg", "a.bmp", "a.webp", "grey.png"])
-def test_sizes_are_read_without_decoding_what_can_be(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import cv2
-
-    from reconx_ros.io import image_size
-
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "progressive.jpg", "a.bmp", "a.webp", "a.tif", "a.ppm", "grey.png"])
+def test_sizes_are_read_without_decoding(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.zeros((21, 34) if name.startswith("grey") else (21, 34, 3), np.uint8)
     options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if name.startswith("progressive") else []
     assert cv2.imwrite(str(tmp_path / name), picture, options)
-    if name.endswith((".png", ".jpg")):
-        monkeypatch.setattr(image_size, "read_image", lambda *_, **__: pytest.fail("the picture was decoded"))
+    monkeypatch.setattr(image_size, "read_image", lambda *_, **__: pytest.fail("the picture was decoded"))
     assert image_size.image_size(tmp_path / name) == (34, 21)
-    assert image_size.size_in_head(b"\xff\xd8\xff") is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_measured_size_is_that_of_the_decoded_picture(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif, path = Image.Exif(), tmp_path / f"a.{kind.lower()}"
+    exif[0x0112] = orientation
+    Image.new("RGB", (34, 21)).save(path, kind, exif=exif)
+    for as_stored in (False, True):
+        height, width = images.read_image(path, as_stored=as_stored).shape[:2]
+        assert image_size.image_size(path, as_stored=as_stored) == (width, height)
+
+
+def test_what_has_no_size_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not a picture")
+    with pytest.raises(InvalidInputError, match=r"image .*text\.jpg cannot be decoded"):
+        image_size.image_size(tmp_path / "text.jpg")
+    with pytest.raises(StorageError, match=r"no\.jpg cannot be read: No such file"):
+        image_size.image_size(tmp_path / "no.jpg")
+    assert image_size.size_in_head(b"\xff\xd8\xff", "picture") is None
+
+
+def test_a_picture_that_announces_too_many_pixels_is_refused_unseen(tmp_path: Path) -> None:
+    png = with_size(images.encode_png(smooth()), 40_000, 40_000)
+    (tmp_path / "bomb.png").write_bytes(png)
+    with pytest.raises(InvalidInputError, match=r"^image .*bomb\.png announces more than \d+ pixels, expected fewer$"):
+        image_size.image_size(tmp_path / "bomb.png")
+
+
+def with_size(png: bytes, width: int, height: int) -> bytes:
+    """The bytes of a PNG whose header announces another size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from splatting_scenes import random_gaussians, scene_from
 
-from reconx_ros.core import GaussianScene, InvalidInputError, PointCloud, StorageError
-from reconx_ros.io import ply
+from reconx_ros.core import GaussianScene, InvalidInputError, PointCloud, Provenance, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.io.gaussians import read_scene_ply, scene_fields, write_scene_ply
-from reconx_ros.io.ply import read_ply, read_point_cloud_ply, write_atomically, write_ply, write_point_cloud_ply
+from reconx_ros.io.ply import read_ply, read_point_cloud_ply, write_ply, write_point_cloud_ply
 
 KINDS = ["i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8"]
 
@@ -35,7 +36,7 @@ def some_cloud(count: int = 5) -> PointCloud:
         points=rng.normal(size=(count, 3)).astype(np.float32),
         rgb_u8=rng.integers(0, 256, (count, 3), np.uint8),
         confidence=rng.random(count, np.float32),
-        provenance=rng.integers(1, 3, count, np.uint8),
+        provenance=rng.integers(0, 4, count, np.uint8),
         keyframe_ids=rng.integers(0, 2**32, count, np.uint32),
     )
 
@@ -120,18 +121,18 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     write_scene_ply(path, some_scene())
     before = path.read_bytes()
 
-    def no_space(fd: int) -> None:
+    def no_space(self: Path, target: Path) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(ply.os, "fsync", no_space)
-    with pytest.raises(StorageError, match=r"cannot write .*scene\.ply: No space left on device"):
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(StorageError, match=r"scene\.ply cannot be written: No space left on device"):
         write_scene_ply(path, some_scene(9))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_absent_folder_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot write .*: No such file or directory"):
-        write_atomically(tmp_path / "nowhere" / "x.ply", [b"x"])
+    with pytest.raises(StorageError, match=r"x\.ply cannot be written: No such file or directory"):
+        write_bytes(tmp_path / "nowhere" / "x.ply", b"x")
 
 
 @pytest.mark.parametrize("bases", [1, 4, 9, 16])
@@ -156,7 +157,36 @@ def test_standard_properties_come_first_and_all_are_float(tmp_path: Path) -> Non
 def test_foreign_scenes_are_not_taken_for_observed(tmp_path: Path) -> None:
     write_scene_ply(tmp_path / "plain.ply", some_scene(), extra=False)
     scene = read_scene_ply(tmp_path / "plain.ply")
-    assert bool((scene.provenance == 2).all()) and not bool(scene.confidence.any())
+    assert not bool(scene.provenance.any()) and not bool(scene.confidence.any())
+    write_scene_ply(tmp_path / "again.ply", scene)
+    assert not bool(read_scene_ply(tmp_path / "again.ply").provenance.any())
+
+
+def test_clouds_of_other_programs_are_of_no_kind(tmp_path: Path) -> None:
+    names = ("x", "y", "z", "red", "green", "blue", "confidence")
+    write_ply(tmp_path / "scan.ply", np.ones(3, [(n, "<f4") for n in names]))
+    cloud = read_point_cloud_ply(tmp_path / "scan.ply")
+    assert len(cloud) == 3 and not cloud.provenance.any() and not cloud.confidence.any()  # their confidence is not ours
+
+
+@pytest.mark.parametrize("read", [read_scene_ply, read_point_cloud_ply])
+def test_headers_name_the_kinds_and_values_that_are_none_are_refused(tmp_path: Path, read: Any) -> None:
+    path = tmp_path / "file.ply"
+    scene, cloud = some_scene(), some_cloud()
+    scene.provenance[:4] = torch.arange(4)
+    cloud.provenance[:4] = np.arange(4)
+    write: Any = (
+        (lambda: write_scene_ply(path, scene)) if read is read_scene_ply else lambda: write_point_cloud_ply(path, cloud)
+    )
+    write()
+    assert [int(k) for k in read(path).provenance[:4]] == [0, 1, 2, 3]
+    header = path.read_bytes().split(b"end_header")[0].decode()
+    for kind in Provenance:
+        assert f"{int(kind)} {kind.name.lower()}" in header
+    scene.provenance[1] = cloud.provenance[1] = 4
+    write()
+    with pytest.raises(InvalidInputError, match=r"has the provenance 4, expected one of 0 \(none\), 1 \(observed\)"):
+        read(path)
 
 
 def test_empty_scene_and_cloud_come_back(tmp_path: Path) -> None:

@@ -12,10 +12,16 @@ import pytest
 import torch
 from pointmap_scenes import pinhole
 
-from reconx_ros.core import SE3, AlignedViews, Frame, InvalidInputError, Keyframe, PointMap
+from reconx_ros.core import SE3, AlignedViews, Frame, InvalidInputError, Keyframe, PointMap, ReconxError, WeightsError
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.network.metric_depth import MetricDepthNetwork, Preprocessing, metric_from_canonical
+from reconx_ros.pointmap.network.metric_depth import (
+    MetricDepthNetwork,
+    Preprocessing,
+    metric_from_canonical,
+    resident_network,
+)
 from reconx_ros.pointmap.scale import scale_to_metric
+from reconx_ros.weights.cache import ModelCache
 
 transformers = pytest.importorskip("transformers")
 METRES = 7.5
@@ -54,6 +60,7 @@ def wall_views(depths: list[float], *, bend: float = 0.0) -> AlignedViews:
             depth=d * bent,
             confidence=torch.ones(36, 48),
             valid=torch.ones(36, 48, dtype=torch.bool),
+            provenance=torch.ones(36, 48, dtype=torch.uint8),
             camera=camera,
             world_from_cam=SE3(rotation=np.eye(3), translation=np.array([0.1 * i, 0, 0])),
             keyframe_id=i,
@@ -85,11 +92,21 @@ def test_preprocessing_equals_the_processor_of_transformers(size: tuple[int, int
 
 
 def test_depth_comes_on_the_grid_of_the_image(network: Path) -> None:
-    model = MetricDepthNetwork(str(network))
+    model = MetricDepthNetwork(network)
     for width, height in ((48, 36), (61, 97)):
         depth = model.depth_m(torch.rand(height, width, 3), pinhole(width, height))
         assert depth.shape == (height, width)
         torch.testing.assert_close(depth, torch.full_like(depth, METRES))
+
+
+def test_a_network_stays_loaded_between_scenes(network: Path) -> None:
+    models = ModelCache()
+    views, config = wall_views([2.0, 2.1]), PointmapConfig(metric_network=str(network))
+    first = scale_to_metric(views, keyframes_of(views), config, models=models)
+    took = models.load_seconds
+    second = scale_to_metric(views, keyframes_of(views), config, models=models)
+    assert len(models.keys) == 1 and models.load_seconds - took < 0.05 * took
+    assert first.scale == second.scale
 
 
 def test_a_network_tells_the_scale(network: Path) -> None:
@@ -129,16 +146,19 @@ def test_what_is_no_metric_network_is_refused_in_one_sentence(network: Path, tmp
     weights = truncated / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (bare / "preprocessor_config.json").unlink()
-    for name, text in (
-        (str(tmp_path / "absent"), "expected a folder with config.json"),
-        ("nobody/no-such-network", "hf download nobody/no-such-network"),
-        (str(relative), "with relative depth"),
-        (str(other), "is a dinov2"),
-        (str(truncated), "cannot be read"),
-        (str(bare), "no readable preprocessor_config.json"),
+    for name, kind, text in (
+        ("", WeightsError, "metric_network is empty"),
+        (str(tmp_path / "absent"), WeightsError, "expected a name of the catalogue"),
+        ("nobody/no-such-network", WeightsError, "hf download nobody/no-such-network"),
+        (str(tmp_path), WeightsError, "no config.json that can be read"),
+        (str(relative), InvalidInputError, "with relative depth"),
+        (str(other), InvalidInputError, "is a dinov2"),
+        (str(truncated), WeightsError, "cannot be read"),
+        (str(bare), WeightsError, "no readable preprocessor_config.json"),
     ):
-        with pytest.raises(InvalidInputError, match=text):
-            MetricDepthNetwork(name)
+        with pytest.raises(ReconxError, match=text) as caught:
+            resident_network(name, ModelCache())
+        assert isinstance(caught.value, kind) and "\n" not in str(caught.value)
     for content in ({"size": {"shortest_edge": 5}}, {"resample": 1}, {"resample": 9}):
         with pytest.raises(InvalidInputError, match=r"preprocessor_config\.json"):
             Preprocessing.from_json(content)

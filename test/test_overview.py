@@ -24,6 +24,7 @@ from reconx_ros.viz import canvas
 from reconx_ros.viz.map_view import draw_map, nice_length, up_direction
 from reconx_ros.viz.overview import WIDTH, OverviewData, draw_overview, overview_data, write_overview
 from reconx_ros.viz.pages import novel_views, write_pages
+from reconx_ros.viz.palette import KIND_COLOURS, provenance_picture
 from reconx_ros.viz.report import report_findings, report_html, write_report
 
 FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # looks along world x, z up
@@ -53,6 +54,7 @@ def view(k: int) -> PointMap:
         depth=depth,
         confidence=torch.linspace(0, 1, 48 * 64).reshape(48, 64),
         valid=depth > 1.5,
+        provenance=Provenance.OBSERVED.where(depth > 1.5),
         camera=PinholeCamera(width=64, height=48, fx=50, fy=50, cx=31.5, cy=23.5),
         world_from_cam=pose(0.5 * k, 0.0),
         keyframe_id=k,
@@ -65,7 +67,8 @@ def full(count: int = 9) -> OverviewData:
     )
     novel = [np.full((48, 64, 3), 20 * k, np.uint8) for k in range(count)]
     provenance = np.zeros((48, 64), np.uint8)
-    provenance[:16], provenance[16:32] = int(Provenance.OBSERVED), int(Provenance.GENERATED)
+    for row, kind in enumerate(Provenance):
+        provenance[12 * row : 12 * row + 12] = int(kind)
     return overview_data(
         aligned,
         novel,
@@ -89,7 +92,7 @@ def test_an_overview_shows_all_its_parts(tmp_path: Path) -> None:
     assert picture.shape[1] == WIDTH
     assert (picture[:, 0] == 255).all()
     assert (picture[:, -1] == 255).all()
-    for colour in (canvas.OBSERVED, canvas.GENERATED, canvas.EMPTY, canvas.INPUT_CAMERA, canvas.PATH):
+    for colour in (*KIND_COLOURS.values(), canvas.EMPTY, canvas.INPUT_CAMERA, canvas.PATH):
         assert holds(picture, colour)
     write_overview(tmp_path / "overview.png", full())
     assert np.array_equal(read_image(tmp_path / "overview.png"), picture)
@@ -126,8 +129,8 @@ def test_false_colours_mark_what_is_unknown() -> None:
     with pytest.raises(InvalidInputError, match="rising"):
         canvas.depth_picture(depth, 1.0, 1.0)
     assert (canvas.confidence_picture(np.array([[0.0, 0.5]]))[0, 0] == canvas.EMPTY).all()
-    kinds = canvas.provenance_picture(np.array([[0, 1, 2]]))
-    assert [tuple(c) for c in kinds[0]] == [canvas.EMPTY, canvas.OBSERVED, canvas.GENERATED]
+    kinds = provenance_picture(np.array([[0, 1, 2, 3, 99]]))
+    assert [tuple(c) for c in kinds[0]] == [KIND_COLOURS[k] for k in (*sorted(Provenance), Provenance.NONE)]
     assert canvas.depth_range([]) == (0.0, 1.0)
     near, far = canvas.depth_range([np.array([[0.0, 2.0, 2.0]])])
     assert far > near == 2.0
@@ -220,7 +223,7 @@ REPORT = {
         {"name": "pointmap", "backend": "multiview", "seconds": 12.5, "peak_mb": 812.0, "peak_cuda_mb": None},
         {"name": "render", "backend": "", "seconds": 0.5, "peak_mb": 900.0},
     ],
-    "warnings": ["views between keyframes are <empty> & unknown"],
+    "warnings": ["in-between views are <empty> & unknown"],
     "licences": {"multiview": {"code": "Apache-2.0", "weights": ""}},
     "versions": {"reconx_ros": "0.1.0"},
     "config": {"seed": 0},
@@ -280,7 +283,13 @@ def test_pages_compare_every_layer_of_the_novel_views(tmp_path: Path) -> None:
     checker.feed(page)
     assert checker.open == [] and "script" in checker.tags
     assert all(link.startswith("data:") for link in checker.links if link)
-    for words in ("keyframe 2", "novel view 8", "Covered share", '"provenance": "provenance"', "observed by a camera"):
+    for words in (
+        "keyframe 2",
+        "novel view 8",
+        "Covered share",
+        '"provenance": "provenance"',
+        "observed: measured by two views",
+    ):
         assert words in page, words
     assert {len(v.pictures) for v in novel_views(full())} == {4}
     assert novel_views(full(0)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import json
 import os
 import re
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import architecture
 import pytest
+import torch
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.version import Version
+from safetensors.torch import save_file
 
 import reconx_ros
 
@@ -26,7 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 INTERFACES = sorted(path for kind in ("msg", "srv", "action") for path in (ROOT / kind).glob(f"*.{kind}"))
 TF_MESSAGE_HASH = "RIHS01_e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087"
 STAMPED = {"geometry_msgs/PoseArray", "sensor_msgs/Image", "sensor_msgs/CompressedImage", "sensor_msgs/PointCloud2"}
-SOURCE_SUFFIXES = {".py", ".c", ".h", ".html", ".js", ".css", ".json", ".yaml"}
+SOURCE_SUFFIXES = {".py", ".c", ".h", ".html", ".js", ".css", ".json", ".yaml", ".safetensors"}
+MOST_MB_EACH, MOST_MB_TOGETHER = 12, 30  # of the networks in the package
 # Installed by hand they break a CPU environment, or are not what their name says.
 NEVER_REQUIRED = {"torchvision", "lpips", "launch", "cv-bridge", "open3d"}
 
@@ -176,6 +180,23 @@ def test_shared_memory_segment_holds_the_largest_usual_message() -> None:
     assert int(segment.text) > largest_bytes
 
 
+def test_networks_in_the_package_are_small() -> None:
+    sizes_mb = {path.name: path.stat().st_size / 1e6 for path in (ROOT / "reconx_ros").rglob("*.safetensors")}
+    assert all(size <= MOST_MB_EACH for size in sizes_mb.values()), sizes_mb
+    assert sum(sizes_mb.values()) <= MOST_MB_TOGETHER, sizes_mb
+
+
+def test_cmake_installs_networks_and_their_cards() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    (block,) = re.findall(
+        r'install\(DIRECTORY "\$\{PROJECT_NAME\}/" DESTINATION "\$\{package_folder\}"(.*?)\n  \)', text, re.S
+    )
+    excluded = re.findall(r'PATTERN "([^"]+)" EXCLUDE', block)
+    assert len(excluded) == len(block.strip().splitlines())  # all but what is excluded
+    for name in ("weights", "reconx-depth-small.safetensors", "reconx-depth-small.json"):
+        assert not any(fnmatch.fnmatch(name, pattern) for pattern in excluded)
+
+
 @pytest.mark.slow
 def test_wheel_holds_the_library_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"  # a copy: setuptools leaves its build folders beside setup.py
@@ -183,6 +204,8 @@ def test_wheel_holds_the_library_and_the_command(tmp_path: Path) -> None:
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     (source / "README.md").write_text("For the test.")
+    save_file({"a": torch.zeros(3)}, source / "reconx_ros" / "weights" / "tiny.safetensors")
+    (source / "reconx_ros" / "weights" / "tiny.json").write_text("{}")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     (wheel,) = tmp_path.glob("reconx_ros-*.whl")
@@ -193,6 +216,6 @@ def test_wheel_holds_the_library_and_the_command(tmp_path: Path) -> None:
     copied = (path for path in (source / "reconx_ros").rglob("*") if path.suffix in SOURCE_SUFFIXES)
     sources = {str(path.relative_to(source)) for path in copied}
     assert sources - names == set()
-    assert "reconx_ros/py.typed" in names
+    assert {f"reconx_ros/{name}" for name in ("py.typed", "weights/tiny.safetensors", "weights/tiny.json")} <= names
     assert shutil.which("cc") is None or any(name.endswith(".so") for name in names)
     assert not any(name.startswith(("test/", "launch/")) for name in names)

@@ -9,7 +9,7 @@ import yaml
 
 from reconx_ros.cli.common import read_parameters
 from reconx_ros.core import ConfigError, StorageError
-from reconx_ros.core.settings import from_mapping, updated, walk
+from reconx_ros.core.settings import from_mapping, nearest_known, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.parameter_files import generated_files, preset_yaml, write_generated_files
 from reconx_ros.pipeline.presets import PRESETS, preset_values
@@ -37,6 +37,29 @@ def test_preset_files_load_back_to_the_preset(preset: str) -> None:
 def test_every_parameter_has_a_sentence() -> None:
     for name, _, meta in walk(ReconxConfig()):
         assert meta.doc.endswith((".", ")")) and meta.doc[0].isupper(), name
+
+
+def test_the_former_name_of_a_parameter_is_answered_with_the_present_one() -> None:
+    for nested in ({"output": {"include_generated": True}}, {"output.include_generated": True}):
+        with pytest.raises(
+            ConfigError, match=r"parameter output.include_generated, the nearest known one is output.kinds"
+        ):
+            updated(ReconxConfig(), nested)
+    known = {name: meta for name, _, meta in walk(ReconxConfig())}
+    assert nearest_known("output.include_generated", known) == "output.kinds"
+    assert nearest_known("splatting.include_generated", known) != "output.kinds"
+
+
+def test_kinds_of_points_are_one_or_more_of_the_known_ones() -> None:
+    assert ReconxConfig().output.kinds == ("observed",)
+    with pytest.raises(
+        ConfigError, match=r"parameter output.kinds is 'none', expected one of observed, inferred, generated"
+    ):
+        updated(ReconxConfig(), {"output.kinds": ["observed", "none"]})
+    with pytest.raises(
+        ConfigError, match=r"output.kinds is empty, expected at least one of observed, inferred, generated"
+    ):
+        updated(ReconxConfig(), {"output.kinds": []})
 
 
 def test_parameter_files_are_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def views(poses: list[SE3], depth: float = 3.0) -> AlignedViews:
             depth=plane,
             confidence=torch.ones(48, 64),
             valid=torch.ones(48, 64, dtype=torch.bool),
+            provenance=torch.ones(48, 64, dtype=torch.uint8),
             camera=camera,
             world_from_cam=p,
             keyframe_id=k,

@@ -202,15 +202,38 @@ def test_results_replace_their_keyframes_and_leave_the_others() -> None:
     np.testing.assert_allclose(cloud.points[cloud.keyframe_ids == 1, 2], 3.0, rtol=1e-5)
 
 
-def test_generated_and_unsure_points_stay_out_of_the_exported_cloud() -> None:
+@pytest.mark.parametrize(
+    ("kinds", "left_out"),
+    [
+        (None, 170),
+        (["observed"], 170),
+        (["observed", "generated"], 70),
+        (["observed", "inferred"], 160),
+        (["observed", "inferred", "generated"], 60),
+    ],
+)
+def test_only_chosen_kinds_and_sure_points_are_exported(kinds: list[str] | None, left_out: int) -> None:
     cloud = wall(0)
     cloud.provenance[:100] = Provenance.GENERATED
-    cloud.confidence[100:150] = 0.2
-    for include, expected in ((False, len(cloud) - 150), (True, len(cloud) - 50)):
-        mapper = KeyframeMapper(updated(ReconxConfig(), {"output.include_generated": include}))
-        mapper.integrate(cloud, {0: pose()})
-        assert len(mapper.cloud()) == expected
-        assert len(mapper.full_cloud()) == len(cloud)
+    cloud.provenance[100:110] = Provenance.INFERRED
+    cloud.provenance[110:120] = Provenance.NONE  # of another program: never exported
+    cloud.confidence[120:170] = 0.2
+    mapper = KeyframeMapper(updated(ReconxConfig(), {} if kinds is None else {"output.kinds": kinds}))
+    mapper.integrate(cloud, {0: pose()})
+    assert len(mapper.cloud()) == len(cloud) - left_out
+    assert len(mapper.full_cloud()) == len(cloud)
+
+
+@pytest.mark.parametrize("kind", [Provenance.NONE, Provenance.GENERATED, Provenance.INFERRED])
+def test_only_measured_points_cover(kind: Provenance) -> None:
+    mapper = KeyframeMapper(updated(ReconxConfig(), {"output.kinds": ["observed", "inferred", "generated"]}))
+    mapper.add_frame(frame(pose()))
+    cloud = wall(0)
+    mapper.integrate(cloud, {0: pose()})
+    assert mapper.coverage().current == 1.0
+    cloud.provenance[:] = kind
+    mapper.integrate(cloud, {0: pose()})
+    assert mapper.coverage().current == 0.0
 
 
 def test_a_job_takes_the_new_keyframes_and_what_overlaps_them() -> None:

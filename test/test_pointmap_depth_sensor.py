@@ -9,7 +9,16 @@ import pytest
 import torch
 from pointmap_scenes import Scene, cast, pinhole, plane, room_scene
 
-from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Job, Keyframe, ReconstructionError, ReconxError
+from reconx_ros.core import (
+    SE3,
+    AlignedViews,
+    InvalidInputError,
+    Job,
+    Keyframe,
+    Provenance,
+    ReconstructionError,
+    ReconxError,
+)
 from reconx_ros.geometry.projection import pointmap_world
 from reconx_ros.pointmap.backends.depth_sensor import (
     DepthSensorBackend,
@@ -146,6 +155,7 @@ def test_holes_take_the_depth_that_views_agree_on_and_the_rest_stays(holed: Scen
         errors.append((after.depth.numpy() / truth - 1)[new.numpy()])
         confidences.append(after.confidence[new].numpy())
         assert not after.confidence[~after.valid].any()
+        assert torch.equal(after.provenance, Provenance.OBSERVED.where(after.valid))  # several views measured the holes
     error, confidence = np.abs(np.concatenate(errors)), np.concatenate(confidences)
     assert len(error) > 0.3 * holes
     assert np.median(error) < 0.02
@@ -180,7 +190,12 @@ def test_views_without_parallax_fill_nothing_and_say_so(holed: Scene) -> None:
 
 def test_a_filled_point_that_another_sensor_looks_through_is_dropped(holed: Scene) -> None:
     sensor, other, _ = reconstruct(holed.keyframes).views
-    sweep = replace(sensor, depth=0.5 * sensor.depth, valid=torch.ones_like(sensor.valid))
+    sweep = replace(
+        sensor,
+        depth=0.5 * sensor.depth,
+        valid=torch.ones_like(sensor.valid),
+        provenance=sensor.valid.new_ones(sensor.valid.shape).byte(),
+    )
     sweep = replace(sweep, confidence=torch.full_like(sweep.depth, 0.9))
     rate = SensorAgreement(share=0.45, expected=0.9, pixels=500)
     alone = filled_view(sensor, sweep, rate, [], 0.02)
@@ -198,7 +213,7 @@ def test_agreement_counts_sure_pixels_of_both() -> None:
     farther = sensor_agreement(view, replace(view, depth=1.05 * view.depth))
     assert farther is not None and farther.share == 0.0 and farther.pixels == same.pixels
     nothing = torch.zeros_like(view.valid)
-    assert sensor_agreement(view, replace(view, valid=nothing)) is None
+    assert sensor_agreement(view, replace(view, valid=nothing, provenance=nothing.byte())) is None
 
 
 def room_with_depth() -> list[Keyframe]:

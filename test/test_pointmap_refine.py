@@ -11,9 +11,10 @@ import torch
 from pointmap_scenes import Scene, look_at, pinhole, render, room
 
 from reconx_ros.core import SE3, InvalidInputError, Job, Keyframe
+from reconx_ros.geometry.umeyama import rigid_fit
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.sfm.refine import _frame_points, _rigid_fit, refine_poses
+from reconx_ros.pointmap.sfm.refine import _frame_points, refine_poses
 
 CONFIG = PointmapConfig()
 
@@ -43,7 +44,7 @@ def noisy(keyframes: list[Keyframe], turn_deg: float = 0.6, move: float = 0.02, 
 
 def errors(poses: list[SE3], truth: list[SE3]) -> tuple[float, float]:
     """Mean errors of positions and rotations (degrees) after the best rigid fit."""
-    move = _rigid_fit(_frame_points(truth, 2.0), _frame_points(poses, 2.0))
+    move = rigid_fit(_frame_points(truth, 2.0), _frame_points(poses, 2.0))
     fitted = [move @ p for p in poses]
     moved = np.mean([a.distance_to(b) for a, b in zip(fitted, truth, strict=True)])
     return float(moved), math.degrees(np.mean([a.angle_to(b) for a, b in zip(fitted, truth, strict=True)]))

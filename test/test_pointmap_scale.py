@@ -11,7 +11,17 @@ import pytest
 import torch
 from pointmap_scenes import Scene, pinhole, room_scene
 
-from reconx_ros.core import SE3, AlignedViews, InvalidInputError, Keyframe, PointMap, ScaleEstimate, Sim3
+from reconx_ros.core import (
+    SE3,
+    AlignedViews,
+    InvalidInputError,
+    Keyframe,
+    PointMap,
+    Provenance,
+    ScaleEstimate,
+    Sim3,
+    WeightsError,
+)
 from reconx_ros.core.transforms import rotation_exp
 from reconx_ros.geometry.projection import pointmap_world
 from reconx_ros.pointmap.config import PointmapConfig
@@ -44,6 +54,7 @@ def true_views(scene: Scene) -> AlignedViews:
                 depth=torch.from_numpy(depth).float(),
                 confidence=torch.full((48, 64), 0.8),
                 valid=torch.ones(48, 64, dtype=torch.bool),
+                provenance=torch.ones(48, 64, dtype=torch.uint8),
                 camera=keyframe.frame.camera,
                 world_from_cam=pose,
                 keyframe_id=keyframe.id,
@@ -258,7 +269,7 @@ def test_without_a_source_nothing_is_claimed(scene: Scene) -> None:
     assert (found.metric_scale, found.scale_source, found.scale, found.warnings) == (False, None, None, ())
     unused = scale_to_metric(lost, with_depth(scene), replace(CONFIG, use_depth=False))
     assert not unused.metric_scale
-    with pytest.raises(InvalidInputError, match="metric_network is empty"):
+    with pytest.raises(WeightsError, match="metric_network is empty"):
         scale_to_metric(lost, unposed(scene), replace(CONFIG, scale="network"))
 
 
@@ -299,6 +310,7 @@ def test_real_depth_tells_the_scale_of_geometry_that_lost_it(reconx_data: Path) 
             depth=torch.where(depth > 0, depth, 1.0),
             confidence=(depth > 0).float(),
             valid=depth > 0,
+            provenance=Provenance.OBSERVED.where(depth > 0),
             camera=keyframe.frame.camera,
             world_from_cam=keyframe.frame.world_from_cam,
             keyframe_id=keyframe.id,

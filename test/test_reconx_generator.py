@@ -177,9 +177,9 @@ def test_levels_of_signal_and_noise_are_those_of_the_sampler(pipeline: Any) -> N
 
 
 def test_weights_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="weights is empty: make a folder with `reconx convert"):
+    with pytest.raises(BackendUnavailableError, match=r"weights is empty.*make a folder with `reconx convert"):
         generate("")
-    with pytest.raises(BackendUnavailableError, match="which is no folder: make a folder with `reconx convert"):
+    with pytest.raises(BackendUnavailableError, match=r"existing file or folder.*make a folder with `reconx convert"):
         generate(tmp_path / "nothing")
     with pytest.raises(InvalidInputError, match=r"which has no model_index\.json"):
         generate(tmp_path)

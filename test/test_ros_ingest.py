@@ -361,7 +361,7 @@ def test_a_frame_that_fails_unexpectedly_does_not_come_back(monkeypatch: pytest.
     def broken(msg: object) -> None:
         raise RuntimeError("what now")
 
-    monkeypatch.setattr("reconx_ros.ros.robot.ingest.rgb_of_image", broken)
+    monkeypatch.setattr("reconx_ros.ros.robot.ingest.rgb_from_image", broken)
     bench.image(2 * S)
     assert bench.frames() == [] and bench.drops.snapshot() == {"error": 1} and not bench.ingest.waiting
     assert bench.problems["error"] == "a frame failed unexpectedly: RuntimeError: what now"

@@ -26,9 +26,9 @@ from reconx_ros.core import (
     SE3,
     BackendUnavailableError,
     ConfigError,
-    InvalidInputError,
     PointCloud,
     ReconxError,
+    WeightsError,
 )
 from reconx_ros.core.settings import updated
 from reconx_ros.jobs import map_files
@@ -168,10 +168,10 @@ def test_a_lifecycle_manager_brings_both_nodes_up_and_down(made: Graph) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"pointmap.backend": "dust3r"}, BackendUnavailableError, "needs pointmap.dust3r_weights, which is empty"),
+        ({"pointmap.backend": "dust3r"}, BackendUnavailableError, "pointmap.dust3r_weights is empty, expected weights"),
         ({"pointmap.backend": "dust4r"}, ConfigError, "unknown pointmap backend 'dust4r', the nearest known one is"),
-        ({"diffusion.backend": "reconx"}, BackendUnavailableError, "needs weights and diffusion.weights is empty"),
-        ({"diffusion.weights": "/nowhere"}, InvalidInputError, "diffusion.weights is '/nowhere', which has no"),
+        ({"diffusion.backend": "reconx"}, BackendUnavailableError, "diffusion.weights is empty, expected weights"),
+        ({"diffusion.weights": "/nowhere"}, WeightsError, "diffusion.weights is '/nowhere', expected a name of"),
         ({"splatting.lpips_trunk": "/nowhere"}, ReconxError, "/nowhere"),
         ({"device": "cuda:99"}, BackendUnavailableError, "device is 'cuda:99', but torch sees"),
     ],
@@ -207,7 +207,7 @@ def failure(made: Graph, name: str, diagnostics: list[Any]) -> Callable[[], Diag
             SERVER,
             {"pointmap__backend": "dust3r", "pointmap__dust3r_weights": "/nowhere/weights.pth"},
             "configure",
-            "/nowhere/weights.pth do not exist",
+            "is '/nowhere/weights.pth', expected a name of the catalogue",
         ),
         (NODE, {"ros__server": "no such name!"}, "configure", "no such name!"),
         (NODE, {"ros__cameras": ["left", "no such name!"]}, "activate", "no such name!"),

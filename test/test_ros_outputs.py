@@ -184,7 +184,8 @@ def overrides(topics: set[str], kind: str, **policies: str) -> list[str]:
 
 def test_every_endpoint_takes_qos_overrides_and_viewers_match(ros_domain: int, tmp_path: Path) -> None:
     parameters = {"ros__use_depth": True}
-    own = set(re.findall(r'make\(\w+, "~(/[\w/]+)"', (ROOT / "reconx_ros" / "ros" / "outputs.py").read_text()))
+    source = (ROOT / "reconx_ros" / "ros" / "robot" / "outputs.py").read_text()
+    own = set(re.findall(r'make\(\w+, "~(/[\w/]+)"', source))
     publish = {"/diagnostics", "/reconx_node/status", *(f"/reconx_node{topic}" for topic in own)}
     subscribe = {"/image", "/camera_info", "/depth", "/tf", "/tf_static"}
     with graph(tmp_path) as made:
@@ -283,7 +284,11 @@ def test_clouds_hold_no_generated_points_and_obey_their_bounds(ros_domain: int, 
         assert set_parameter(made, "output.max_cloud_bytes", generous).successful
         made.wait("a larger thinned map", lambda: len(small[-1].data) > 1000)
         assert small[-1].width == len(thin_cloud(cloud_from_msg(points[-1]), 0.05))
-        yes = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
-        assert set_parameter(made, "output.include_generated", yes).successful
+        words = ["observed", "generated"]
+        kinds = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=words)
+        assert set_parameter(made, "output.kinds", kinds).successful
+        words[1] = "imagined"
+        kinds = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=words)
+        assert "expected one of observed, inferred" in set_parameter(made, "output.kinds", kinds).reason
         made.wait("the generated points too", lambda: points[-1].width == 800)
         assert set(cloud_from_msg(points[-1]).provenance.tolist()) == {1, 2}

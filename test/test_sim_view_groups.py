@@ -84,7 +84,7 @@ def test_harder_is_harder() -> None:
     views = RoomViewGroups(replace(hard, **SMALL))(0)
     assert views[0].rgb_u8.std() > 5
     with pytest.raises(ConfigError, match="easy, medium, hard"):
-        difficulty("impossible")
+        difficulty("impossible", DIFFICULTIES)
 
 
 def test_room_without_such_views(groups: RoomViewGroups, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from splatting_scenes import sequence_of, wall_views
 
 from reconx_ros.core import SE3, GaussianScene, ViewSequence
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.corrections import ViewCorrections, rotation_exp
+from reconx_ros.splatting.corrections import ViewCorrections
 from reconx_ros.splatting.fit import FitResult, fit
 from reconx_ros.splatting.init import initial_scene
 from reconx_ros.splatting.select import select_rasterizer
@@ -22,21 +22,6 @@ FROZEN = SplattingConfig(
     steps=150, max_gaussians=1500, lr_position=0, lr_rotation=0, lr_scale=0, lr_opacity=0, lr_color=0,
     weight_ssim=0.0, lr_pose=4e-3, lr_exposure=2e-2,
 )  # fmt: skip
-
-
-@pytest.mark.parametrize("angle", [0.0, 1e-9, 9.9e-4, 1.01e-3, 0.3, 3.1])
-def test_rotation_exp_is_a_rotation_by_that_angle(angle: float) -> None:
-    axis = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
-    vector = angle * axis / axis.norm()
-    rotation = rotation_exp(vector)
-    assert torch.allclose(rotation @ rotation.T, torch.eye(3, dtype=torch.float64), atol=1e-12)
-    assert torch.allclose(rotation, torch.tensor(SE3.exp(vector.numpy(), np.zeros(3)).rotation), atol=1e-12)
-
-
-@pytest.mark.parametrize("angle", [0.0, 1e-3, 0.7])
-def test_rotation_exp_has_the_right_slope(angle: float) -> None:
-    vector = torch.tensor([angle, -0.5 * angle, 0.2 * angle], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(rotation_exp, (vector,), eps=1e-7, atol=1e-6)
 
 
 def corrections(config: SplattingConfig, inputs: int = 3) -> tuple[ViewCorrections, list]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from reconx_ros.core import (
     CancelledError,
     CancelToken,
     ConfigError,
+    GaussianScene,
     InvalidInputError,
     Job,
     Provenance,
@@ -123,6 +125,81 @@ def test_gaussians_that_no_camera_saw_are_generated() -> None:
     only_generated = replace(sequence, views=sequence.views[1:])
     out = attribute(scene, training_views(only_generated, SMALL, CPU), ReferenceRasterizer())
     assert bool((out.provenance == Provenance.GENERATED).all())
+
+
+def kinds_of(scene: GaussianScene, sequence: ViewSequence) -> list[int]:
+    out = attribute(scene, training_views(sequence, SMALL, CPU), ReferenceRasterizer())
+    return [int(k) for k in out.provenance]
+
+
+def one_gaussian(depth: float, *, length: float = 0.02, along: int = 0) -> GaussianScene:
+    """On the axis of the first camera of ``flat_wall``, whose wall is 3 away; longest along one axis of the world."""
+    arguments = random_gaussians(1, bases=1)
+    arguments["means"] = torch.tensor([[0.0, 0.0, depth]])
+    arguments["scales"] = torch.full((1, 3), 0.02)
+    arguments["scales"][0, along] = length
+    arguments["quats_wxyz"] = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    arguments["opacities"] = torch.tensor([0.9])
+    return scene_from(arguments)
+
+
+def flat_wall(**changes: Any) -> ViewSequence:
+    sequence = sequence_of(wall_views(count=1, slant=0.0))
+    return replace(sequence, views=(replace(sequence.views[0], **changes),))
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind"),
+    [
+        (3.0, Provenance.OBSERVED),
+        (3.14, Provenance.OBSERVED),
+        (2.86, Provenance.OBSERVED),
+        (3.16, Provenance.GENERATED),  # behind what was measured: hidden
+        (2.84, Provenance.INFERRED),  # in the air before it, in its colour: debris, however well the picture looks
+        (1.0, Provenance.INFERRED),
+        (-1.0, Provenance.GENERATED),  # behind the camera
+    ],
+)
+def test_a_gaussian_is_observed_only_within_five_per_cent_of_measured_surface(depth: float, kind: Provenance) -> None:
+    assert kinds_of(one_gaussian(depth), flat_wall()) == [kind]
+
+
+@pytest.mark.parametrize("unit", [0.01, 1.0, 300.0])
+def test_the_unit_of_the_world_does_not_change_kinds(unit: float) -> None:
+    view = flat_wall().views[0]
+    assert view.depth is not None
+    for depth, kind in ((3.1, Provenance.OBSERVED), (2.7, Provenance.INFERRED)):
+        one = one_gaussian(depth)
+        scaled = replace(one, means=unit * one.means, log_scales=one.log_scales + math.log(unit))
+        assert kinds_of(scaled, flat_wall(depth=unit * view.depth)) == [kind]
+
+
+def test_what_was_not_measured_is_inferred_where_a_camera_saw_it() -> None:
+    view = flat_wall().views[0]
+    inferred = torch.full_like(view.provenance, int(Provenance.INFERRED))
+    assert view.depth is not None and view.depth_confidence is not None
+    unsure = torch.full_like(view.depth_confidence, 0.49)
+    for unmeasured in (
+        flat_wall(provenance=inferred),  # placed by a guess
+        flat_wall(provenance=inferred, depth=torch.zeros_like(view.depth)),  # no depth at all
+        flat_wall(depth_confidence=unsure),  # measured, but more likely wrong than right
+    ):
+        assert kinds_of(one_gaussian(3.0), unmeasured) == [Provenance.INFERRED]
+    assert kinds_of(one_gaussian(3.0), flat_wall(depth_confidence=unsure + 0.01)) == [Provenance.OBSERVED]
+
+
+def test_what_sticks_out_of_the_surface_is_not_observed() -> None:
+    assert kinds_of(one_gaussian(3.0, length=0.3, along=0), flat_wall()) == [Provenance.OBSERVED]  # lies in the wall
+    assert kinds_of(one_gaussian(3.0, length=0.3, along=2), flat_wall()) == [Provenance.INFERRED]  # a thorn
+
+
+def test_what_hides_behind_an_inferred_gaussian_was_seen_by_nobody() -> None:
+    view = flat_wall().views[0]
+    unmeasured = flat_wall(provenance=torch.full_like(view.provenance, int(Provenance.INFERRED)))
+    front, back = one_gaussian(2.0, length=0.02), one_gaussian(2.5)
+    front = replace(front, log_scales=front.log_scales + 3.5, logit_opacities=torch.tensor([7.0]))
+    both = GaussianScene.concatenate([front, back])
+    assert kinds_of(both, unmeasured) == [Provenance.INFERRED, Provenance.GENERATED]
 
 
 def test_confidence_comes_from_the_pixels() -> None:

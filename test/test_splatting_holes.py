@@ -89,5 +89,5 @@ def test_camera_images_get_their_share_of_the_steps() -> None:
     picked = list(islice(_mixed(list(range(33)), kinds, 0.5, seed=0), 60))
     assert [sum(i == k for i in picked) for k in range(3)] == [10, 10, 10], "every image alike"
     assert picked == list(islice(_mixed(list(range(33)), kinds, 0.5, seed=0), 60)) != sorted(picked)
-    assert set(islice(_mixed([0, 1, 2], kinds, 0.5, seed=0), 30)) == {0, 1, 2}, "without frames between"
+    assert set(islice(_mixed([0, 1, 2], kinds, 0.5, seed=0), 30)) == {0, 1, 2}, "without in-between views"
     assert set(islice(_mixed([5, 6], kinds, 0.5, seed=0), 30)) == {5, 6}, "without camera images"

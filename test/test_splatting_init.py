@@ -11,11 +11,11 @@ from splatting_scenes import pinhole, wall_views
 
 from reconx_ros.core import SE3, AlignedViews, PointMap, Provenance, ReconstructionError
 from reconx_ros.geometry.projection import pointmap_world
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.harmonics import sh_from_rgb
 from reconx_ros.splatting.init import gaussians_from_pointmaps, initial_scene, random_gaussians
-from reconx_ros.splatting.projection import rotation_matrices
 from reconx_ros.splatting.render import render_scene
 from reconx_ros.splatting.surface import frames_on_normals, pixel_normals
 
@@ -69,7 +69,7 @@ def test_thinning_covers_evenly_and_prefers_confident_pixels() -> None:
 
 def test_discs_lie_on_the_surface() -> None:
     scene = gaussians_from_pointmaps(single(wall_views(slant=0.5)), SplattingConfig())
-    axes = rotation_matrices(scene.quats_wxyz)
+    axes = rotations_from_quaternions_wxyz(scene.quats_wxyz)
     normal = torch.tensor([-0.5, 0.0, 1.0]) / 1.25**0.5
     assert float((axes[:, :, 2] @ normal).abs().min()) > 0.999
     assert float((scene.log_scales[:, 2] - scene.log_scales[:, :2].amin(dim=-1)).max()) < 0
@@ -80,7 +80,7 @@ def test_frames_are_proper_rotations_for_any_normal() -> None:
     normals, viewing = (torch.nn.functional.normalize(torch.randn(200, 3, generator=g), dim=-1) for _ in range(2))
     viewing[:50] = normals[:50]  # seen head-on: no slope
     normals[50:56] = torch.cat([torch.eye(3), -torch.eye(3)])
-    axes = rotation_matrices(frames_on_normals(normals, viewing))
+    axes = rotations_from_quaternions_wxyz(frames_on_normals(normals, viewing))
     assert torch.allclose(axes.mT @ axes, torch.eye(3).expand(200, 3, 3), atol=1e-5)
     assert torch.allclose(torch.linalg.det(axes), torch.ones(200), atol=1e-5)
     assert torch.allclose(axes[:, :, 2], normals, atol=1e-5)
@@ -90,7 +90,7 @@ def test_normals_face_the_camera_and_survive_holes() -> None:
     view = wall_views(slant=0.5).views[0]
     valid = torch.rand(32, 40, generator=torch.Generator().manual_seed(0)) > 0.5
     depth = torch.where(valid, view.depth, 0.0)
-    holes = replace(view, valid=valid, depth=depth, confidence=valid * 0.9)
+    holes = replace(view, valid=valid, provenance=Provenance.OBSERVED.where(valid), depth=depth, confidence=valid * 0.9)
     normals, cosines = pixel_normals(holes)
     expected = torch.tensor([0.5, 0.0, -1.0]) / 1.25**0.5
     agree = (normals @ expected)[valid] > 0.999
@@ -118,6 +118,7 @@ def test_one_pixel_pointmap() -> None:
         depth=torch.full((1, 1), 2.0),
         confidence=torch.ones(1, 1),
         valid=torch.ones(1, 1, dtype=torch.bool),
+        provenance=torch.ones(1, 1, dtype=torch.uint8),
         camera=pinhole(1, 1),
         world_from_cam=SE3.identity(),
         keyframe_id=0,
@@ -131,7 +132,8 @@ def test_no_valid_pixel_is_one_sentence() -> None:
     views = wall_views(confidence=0.0)
     with pytest.raises(ReconstructionError, match="no pointmap has a valid pixel of positive confidence"):
         initial_scene(views, SplattingConfig())
-    blind = replace(views, views=tuple(replace(v, valid=torch.zeros(32, 40, dtype=torch.bool)) for v in views.views))
+    nothing = torch.zeros(32, 40, dtype=torch.bool)
+    blind = replace(views, views=tuple(replace(v, valid=nothing, provenance=nothing.byte()) for v in views.views))
     for use in (True, False):
         with pytest.raises(ReconstructionError, match="no pointmap has a valid pixel"):
             initial_scene(blind, SplattingConfig(use_pointmap_init=use))
@@ -153,7 +155,11 @@ def test_pixels_without_depth_get_a_guess_of_low_confidence() -> None:
     hole = torch.zeros_like(view.valid)
     hole[8:20, 10:30] = True
     holed = replace(
-        view, valid=~hole, confidence=torch.where(hole, 0.0, view.confidence), depth=torch.where(hole, 9.0, view.depth)
+        view,
+        valid=~hole,
+        provenance=Provenance.OBSERVED.where(~hole),
+        confidence=torch.where(hole, 0.0, view.confidence),
+        depth=torch.where(hole, 9.0, view.depth),
     )
     config = SplattingConfig(max_gaussians=5000, fill_unsure=True, fill_confidence=0.2)
     filled = gaussians_from_pointmaps(replace(views, views=(holed,)), config)

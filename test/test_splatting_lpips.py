@@ -11,14 +11,13 @@ import torch
 from splatting_scenes import random_gaussians, scene_from, sequence_of, wall_views
 
 from reconx_ros.core import (
-    BackendUnavailableError,
     ConfigError,
     Frame,
     InvalidInputError,
     Job,
     Keyframe,
     ReconxError,
-    StorageError,
+    WeightsError,
 )
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstructor
@@ -262,17 +261,8 @@ def test_safetensors_are_loaded(tmp_path: Path, files: tuple[Path, Path], heads:
     a, b = pictures()
     torch.testing.assert_close(load_lpips(files[0], tmp_path / "vgg.safetensors")(a, b), network(a, b))
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
-    with pytest.raises(InvalidInputError, match="damaged"):
+    with pytest.raises(WeightsError, match="no complete safetensors file"):
         load_lpips(files[0], tmp_path / "bad.safetensors")
-
-
-def test_safetensors_without_the_package(
-    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "vgg.safetensors").write_bytes(b"")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BackendUnavailableError, match="pip install"):
-        load_lpips(files[0], tmp_path / "vgg.safetensors")
 
 
 def without(weights: Weights, key: str) -> Weights:
@@ -307,7 +297,7 @@ class Stranger:
         ([torch.zeros(2)], "hold a list"),
         ({"lin0": "text"}, "hold a str under 'lin0'"),
         ({3: torch.zeros(2)}, "under 3"),
-        ({"lin0": Stranger()}, "more than tensors"),
+        ({"lin0": Stranger()}, "foreign code .*Stranger"),
     ],
 )
 def test_files_of_other_things_are_refused(tmp_path: Path, files: tuple[Path, Path], content: Any, words: str) -> None:
@@ -319,13 +309,13 @@ def test_files_of_other_things_are_refused(tmp_path: Path, files: tuple[Path, Pa
 @pytest.mark.parametrize("data", [b"", b"no weights", b"PK\x03\x04 cut off"])
 def test_damaged_files_are_refused(tmp_path: Path, files: tuple[Path, Path], data: bytes) -> None:
     (tmp_path / "vgg.pth").write_bytes(data)
-    with pytest.raises(InvalidInputError, match="damaged"):
+    with pytest.raises(WeightsError, match="complete"):
         load_lpips(files[0], tmp_path / "vgg.pth")
 
 
 def test_absent_files(tmp_path: Path, files: tuple[Path, Path]) -> None:
     for path in (tmp_path / "absent.pth", tmp_path / "absent.safetensors", tmp_path):
-        with pytest.raises(StorageError, match="cannot read weights"):
+        with pytest.raises(WeightsError, match="cannot be read"):
             load_lpips(files[0], path)
 
 

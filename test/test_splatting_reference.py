@@ -16,7 +16,7 @@ from reconx_ros.core import SE3, InvalidInputError
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
 from reconx_ros.splatting.base import Rendering
 from reconx_ros.splatting.harmonics import sh_basis, sh_color, sh_from_rgb
-from reconx_ros.splatting.projection import covariances, project_gaussians, rotation_matrices
+from reconx_ros.splatting.projection import covariances, project_gaussians
 
 render = ReferenceRasterizer().render
 F64 = torch.float64
@@ -216,9 +216,3 @@ def test_harmonics_are_orthonormal() -> None:
     values = sh_basis(torch.stack([r * phi.cos(), r * phi.sin(), z], dim=-1), 16)
     area = torch.from_numpy(np.repeat(weights, 32)) * (2 * np.pi / 32)
     assert torch.allclose(values.T @ (area[:, None] * values), torch.eye(16, dtype=F64), atol=1e-12)
-
-
-def test_rotations_are_proper() -> None:
-    matrices = rotation_matrices(7 * torch.randn(20, 4, dtype=F64, generator=torch.Generator().manual_seed(0)))
-    assert torch.allclose(matrices @ matrices.mT, torch.eye(3, dtype=F64).expand(20, 3, 3), atol=1e-12)
-    assert torch.allclose(torch.linalg.det(matrices), torch.ones(20, dtype=F64))

@@ -46,6 +46,36 @@ def test_generated_in_front_of_observed_is_generated() -> None:
     assert view.provenance[8, 8] == 2
 
 
+def mixed(*shares: tuple[int, float]) -> int:
+    """Kind of the middle of a picture where Gaussians of these kinds cover each other, with these shares of alpha."""
+    patches, left = [], 1.0
+    for i, (kind, share) in enumerate(shares):
+        one = patch(0.0, provenance=kind, confidence=0.9, depth=2.0 + 0.1 * i)
+        patches.append(replace(one, logit_opacities=torch.logit(torch.tensor([min(share / left, 0.995)]))))
+        left -= share
+    scene = GaussianScene.concatenate(patches)
+    view = render_scene(scene, [(pinhole(17, 17), SE3.identity())], rasterizer=RASTERIZER, device=CPU)[0]
+    return int(view.provenance[8, 8])
+
+
+def test_a_pixel_is_of_the_surest_kind_that_makes_up_most_of_it_with_the_surer_ones() -> None:
+    observed, generated, inferred, none = 1, 2, 3, 0
+    assert mixed((observed, 0.6), (generated, 0.39)) == observed
+    assert mixed((observed, 0.4), (inferred, 0.3), (generated, 0.29)) == inferred
+    assert mixed((generated, 0.3), (inferred, 0.3), (observed, 0.39)) == inferred
+    assert mixed((observed, 0.2), (inferred, 0.2), (generated, 0.59)) == generated
+    assert mixed((observed, 0.2), (inferred, 0.2), (generated, 0.19), (none, 0.4)) == generated  # two pictures of marks
+    assert mixed((observed, 0.3), (none, 0.69)) == none
+    assert mixed((none, 0.99)) == none
+
+
+def test_scenes_of_unknown_kind_are_drawn() -> None:
+    scene = patch(0.0, provenance=0, confidence=0.0)
+    view = render_scene(scene, [(pinhole(17, 17), SE3.identity())], rasterizer=RASTERIZER, device=CPU)[0]
+    assert view.depth[8, 8] == pytest.approx(2.0, rel=1e-3) and view.alpha[8, 8] > 0.8 and view.rgb_u8[8, 8].any()
+    assert not view.provenance.any() and not view.confidence.any()
+
+
 def test_background_fills_what_is_empty() -> None:
     nothing = patch(0, provenance=1, confidence=1).select(torch.zeros(1, dtype=torch.bool))
     view = render_scene(

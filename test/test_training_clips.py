@@ -22,7 +22,8 @@ from reconx_ros.io.clips import ChunkClips, SceneClips, clip_places, cropped_fra
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.io.scenes import write_scene
 from reconx_ros.io.video_chunks import ChunkDataset, read_chunk
-from reconx_ros.sim.clips import RoomClips, bowed_path, clip_difficulty
+from reconx_ros.sim.clips import CLIP_DIFFICULTIES, RoomClips, bowed_path
+from reconx_ros.sim.view_groups import difficulty
 
 WIDTH, HEIGHT, LENGTH = 48, 32, 12
 
@@ -163,7 +164,7 @@ def test_clip_places_stay_in_the_video() -> None:
 
 # Simulated rooms ------------------------------------------------------------------------------------------------
 
-SMALL = replace(clip_difficulty("medium"), frames=4, width=16, height=12, open_rooms=1, clips_per_room=4, texel_m=0.1)
+SMALL = replace(CLIP_DIFFICULTIES["medium"], frames=4, width=16, height=12, open_rooms=1, clips_per_room=4, texel_m=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_clips_that_rooms_do_not_have_are_refused(rooms: RoomClips) -> None:
     with pytest.raises(InvalidInputError, match="interval of a clip is -1"):
         rooms(0, -1)
     with pytest.raises(ConfigError, match="difficulty is 'silly', expected one of easy"):
-        clip_difficulty("silly")
+        difficulty("silly", CLIP_DIFFICULTIES)
 
 
 # Stored clips and the experiment --------------------------------------------------------------------------------

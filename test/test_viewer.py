@@ -16,7 +16,8 @@ from viewer_results import BLUE, DISTANCE, RED, STEP, camera_pose, wall_cloud, w
 from reconx_ros.cli.main import main
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointCloud, Provenance, ReconxError, StorageError
 from reconx_ros.io.ply import write_point_cloud_ply
-from reconx_ros.viz.canvas import GENERATED, OBSERVED, shrunk
+from reconx_ros.viz.canvas import shrunk
+from reconx_ros.viz.palette import KIND_COLOURS
 from reconx_ros.viz.viewer import geometry, model
 from reconx_ros.viz.viewer.data import RenderedPicture, ViewerCamera, ViewerData, load_result
 from reconx_ros.viz.viewer.measure import Measurement, picked_point
@@ -79,16 +80,30 @@ def test_damaged_results_are_refused_with_the_file_named(tmp_path: Path) -> None
         load_result(folder)
 
 
+MEASURED = frozenset({Provenance.OBSERVED})
+
 # Filters and colours --------------------------------------------------------------------------------------------
 
 
 def test_generated_and_unsure_points_are_left_out_on_request() -> None:
     cloud = wall_cloud()
-    seen = model.shown_points(cloud, Selection(hide_generated=True), 10**6)
+    seen = model.shown_points(cloud, Selection(kinds=MEASURED), 10**6)
     assert len(seen) == int((cloud.provenance == Provenance.OBSERVED).sum()) and (seen.rgb_u8 == RED).all()
     sure = model.shown_points(cloud, Selection(min_confidence=0.5), 10**6)
     assert len(sure) == int((cloud.confidence >= 0.5).sum()) and (sure.points[:, 2] >= 1 - 1e-6).all()
     assert (sure.passed, sure.total) == (len(sure), len(cloud))
+
+
+def test_what_other_programs_made_is_shown_until_it_is_hidden() -> None:
+    cloud, scene = wall_cloud(), wall_scene()
+    for part in (cloud.provenance, cloud.confidence, scene.provenance, scene.confidence):
+        part[:] = 0
+    assert len(model.shown_points(cloud, Selection(), 10**6)) == len(cloud)
+    assert len(model.shown_splats(scene, Selection(), 10**6)) == len(scene)
+    grey = model.shown_points(cloud, Selection(colour=model.PROVENANCE), 10**6).rgb_u8
+    assert (grey == KIND_COLOURS[Provenance.NONE]).all()
+    assert len(model.shown_points(cloud, Selection(kinds=MEASURED), 10**6)) == 0
+    assert len(model.shown_splats(scene, Selection(kinds=MEASURED), 10**6)) == 0
 
 
 def test_the_budget_thins_evenly_and_never_flickers() -> None:
@@ -123,11 +138,11 @@ def test_a_million_points_are_filtered_to_the_budget() -> None:
 def test_colours_show_confidence_and_provenance() -> None:
     cloud = wall_cloud()
     by_kind = model.shown_points(cloud, Selection(colour=model.PROVENANCE), 10**6).rgb_u8
-    assert (by_kind[cloud.provenance == Provenance.OBSERVED] == OBSERVED).all()
-    assert (by_kind[cloud.provenance == Provenance.GENERATED] == GENERATED).all()
+    assert (by_kind[cloud.provenance == Provenance.OBSERVED] == KIND_COLOURS[Provenance.OBSERVED]).all()
+    assert (by_kind[cloud.provenance == Provenance.GENERATED] == KIND_COLOURS[Provenance.GENERATED]).all()
     by_trust = model.shown_points(cloud, Selection(colour=model.CONFIDENCE), 10**6).rgb_u8.astype(int)
     assert by_trust[cloud.confidence == 1].mean() > by_trust[cloud.confidence == 0].mean() + 50
-    assert "seen by a camera" in model.legend_html(model.PROVENANCE) and model.legend_html(model.RGB) == ""
+    assert "inferred: seen by a camera" in model.legend_html(model.PROVENANCE) and model.legend_html(model.RGB) == ""
 
 
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e3])
@@ -147,9 +162,9 @@ def test_the_budget_of_gaussians_keeps_the_largest_and_filters_apply() -> None:
     few = model.shown_splats(scene, Selection(), 10)
     np.testing.assert_allclose(few.centres * few.unit, scene.means[:10].numpy(), rtol=1e-5)
     assert (few.passed, few.total) == (len(scene), len(scene))
-    seen = model.shown_splats(scene, Selection(hide_generated=True, colour=model.PROVENANCE), 10**6)
-    assert len(seen) == int((scene.provenance == 1).sum()) and (seen.rgb_u8 == OBSERVED).all()
-    assert len(model.shown_splats(scene, Selection(min_confidence=1.0, hide_generated=True), 10**6)) == 31
+    seen = model.shown_splats(scene, Selection(kinds=MEASURED, colour=model.PROVENANCE), 10**6)
+    assert len(seen) == int((scene.provenance == 1).sum()) and (seen.rgb_u8 == KIND_COLOURS[Provenance.OBSERVED]).all()
+    assert len(model.shown_splats(scene, Selection(min_confidence=1.0, kinds=MEASURED), 10**6)) == 31
 
 
 # Measuring ------------------------------------------------------------------------------------------------------
@@ -176,7 +191,7 @@ def test_lengths_are_metres_only_where_the_scale_is_known() -> None:
 def test_clicks_mean_what_is_shown() -> None:
     cloud, scene = wall_cloud(), wall_scene()
     scene.logit_opacities[:5] = -3.0
-    assert len(model.pickable(cloud, scene, Selection(hide_generated=True))) == int((cloud.provenance == 1).sum())
+    assert len(model.pickable(cloud, scene, Selection(kinds=MEASURED))) == int((cloud.provenance == 1).sum())
     assert len(model.pickable(cloud, scene, Selection(layer=model.SPLATS))) == len(scene) - 5
     assert len(model.pickable(cloud, None, Selection(layer=model.SPLATS))) == len(cloud)
     assert len(model.pickable(PointCloud.empty(), None, Selection())) == 0
@@ -240,8 +255,8 @@ def test_the_scene_is_rendered_in_every_layer() -> None:
         np.abs(picture[24, 10].astype(int) - RED).max() < 20 and np.abs(picture[24, 54].astype(int) - BLUE).max() < 20
     )
     assert float(np.median(drawn.depth[20:28, 10:54])) == pytest.approx(DISTANCE, rel=0.02)
-    assert tuple(picture_from_render(drawn, "provenance")[24, 10]) == OBSERVED
-    assert tuple(picture_from_render(drawn, "provenance")[24, 54]) == GENERATED
+    assert tuple(picture_from_render(drawn, "provenance")[24, 10]) == KIND_COLOURS[Provenance.OBSERVED]
+    assert tuple(picture_from_render(drawn, "provenance")[24, 54]) == KIND_COLOURS[Provenance.GENERATED]
     assert picture_from_render(drawn, "depth").shape == picture_from_render(drawn, "confidence").shape == picture.shape
     untold = RenderedPicture(rgb_u8=drawn.rgb_u8, depth=drawn.depth, provenance=drawn.provenance)
     with pytest.raises(InvalidInputError, match="without confidence"):
@@ -350,7 +365,7 @@ def test_controls_change_what_is_served(viewer) -> None:  # noqa: ANN001
     assert viewer.wait_drawn(30)
     counts = viewer.panel._counts
     assert "1,000 of 2,501 points (1,501 over the limit)" in counts.content
-    viewer.panel.hide_generated.value = True
+    viewer.panel.kinds[Provenance.GENERATED].value = False
     viewer.panel.min_confidence.value = 0.9
     assert viewer.wait_drawn(30)
     kept = wall_cloud()

@@ -15,6 +15,7 @@ from viewer_results import camera_pose, write_result
 
 pytest.importorskip("viser", reason="viser is not installed: pip install 'reconx_ros[viewer]'")
 
+from reconx_ros.core import Provenance
 from reconx_ros.viz.canvas import INPUT_CAMERA
 from reconx_ros.viz.viewer import app
 
@@ -89,17 +90,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def _reset(page: Page) -> None:
     """Every test begins with all points in their own colours."""
     panel = page.viewer.panel
-    panel.hide_generated.value = panel.measuring.value = False
+    panel.measuring.value = False
+    for box in panel.kinds.values():
+        box.value = True
     panel.min_confidence.value, panel.colour.value, panel.layer.value = 0.0, "RGB", "points"
     page.until("red and blue are seen", lambda: page.colours()["red"] > 500 and page.colours()["blue"] > 500)
 
 
 def test_generated_points_vanish_and_come_back(page: Page) -> None:
-    page.checkbox("Hide generated").click()
+    page.checkbox("Generated").click()
     page.until("blue has gone", lambda: page.colours()["blue"] < 50)
-    assert page.viewer.panel.hide_generated.value is True
+    assert page.viewer.panel.kinds[Provenance.GENERATED].value is False
     assert page.colours()["red"] > 500
-    page.checkbox("Hide generated").click()
+    page.checkbox("Generated").click()
     page.until("blue is back", lambda: page.colours()["blue"] > 500)
 
 
@@ -114,7 +117,7 @@ def test_colours_and_layers_change_the_picture(page: Page) -> None:
     page.viewer.panel.colour.value = "provenance"
     page.until("neither red nor blue is left", lambda: max(page.colours()["red"], page.colours()["blue"]) < 50)
     assert page.colours()["drawn"] > 1000
-    page.page.get_by_text("made up by a model").wait_for()
+    page.page.get_by_text("generated: seen by no camera").wait_for()
     page.viewer.panel.colour.value = "RGB"
     page.viewer.panel.layer.value = "splats"
     page.until("Gaussians are drawn", lambda: page.colours()["red"] > 500 and page.colours()["blue"] > 500)

@@ -85,6 +85,7 @@ def test_everything_is_logged_under_its_name_and_time(tmp_path: Path, streams: l
     assert sum(e.startswith("world/keyframes/") for e in entities) == 3
     clouds = {e.split("/")[-1]: parts for e, _, parts in stream.logged if e.startswith("world/points/")}
     seen, made_up = data.cloud.provenance == 1, data.cloud.provenance == 2
+    assert set(clouds) == {"observed", "generated"}  # kinds without points are not there
     for name, mask in (("observed", seen), ("generated", made_up)):
         points, values = clouds[name]
         assert len(points.args[0]) == int(mask.sum()) and (points.values["colors"] == data.cloud.rgb_u8[mask]).all()

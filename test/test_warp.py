@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def look(pose: SE3, camera: PinholeCamera = CAMERA, *, box: bool = True, confide
         depth=depth.float(),
         confidence=torch.full(depth.shape, confidence),
         valid=torch.ones(depth.shape, dtype=torch.bool),
+        provenance=torch.ones(depth.shape, dtype=torch.uint8),
         camera=camera,
         world_from_cam=pose,
         keyframe_id=0,
@@ -303,7 +305,7 @@ def generate(views: AlignedViews, poses: list[SE3], **options: object) -> object
     return WarpGenerator().generate(views, trajectory, DiffusionConfig(**options), device=torch.device("cpu"), job=job)
 
 
-def test_keyframes_come_first_and_are_observed_everywhere() -> None:
+def test_keyframes_come_first_and_are_observed_where_they_were_measured() -> None:
     views = aligned(look(at(-0.3)), look(at(0.3)))
     sequence = generate(views, [at(0.0), at(0.1)])
     assert [v.is_input for v in sequence.views] == [True, True, False, False]
@@ -313,6 +315,28 @@ def test_keyframes_come_first_and_are_observed_everywhere() -> None:
         assert bool((made.confidence == 1).all())
         assert bool((made.provenance == int(Provenance.OBSERVED)).all())
         assert made.camera == view.camera
+    whole = views.views[0]
+    half = replace(whole, valid=whole.valid.clone(), provenance=whole.provenance.clone())
+    half.valid[:10], half.provenance[:10], half.provenance[10:20] = False, 0, int(Provenance.INFERRED)
+    kinds = generate(aligned(half, look(at(0.3))), []).views[0].provenance
+    assert bool((kinds[:20] == int(Provenance.INFERRED)).all())  # seen by the camera, not measured
+    assert torch.equal(kinds[20:], whole.provenance[20:])
+
+
+def test_views_between_are_of_the_kind_of_what_they_show() -> None:
+    guessed = [replace(v, provenance=torch.full_like(v.provenance, 3)) for v in (look(at(-0.3)), look(at(0.3)))]
+    for views, kind in (((guessed[0], guessed[1]), 3), ((look(at(-0.3)), look(at(0.3))), 1)):
+        between = generate(aligned(*views), [at(0.0)]).views[2]
+        assert set(between.provenance[between.confidence > 0].unique().tolist()) == {kind}
+
+
+def test_small_gaps_that_are_closed_are_inferred() -> None:
+    view = look(at(0.0))
+    holed = replace(view, valid=view.valid.clone(), provenance=view.provenance.clone())
+    holed.valid[20, 20:22], holed.provenance[20, 20:22] = False, 0
+    surface = make_surface(holed, min_confidence=0.1, max_step=0.05)
+    assert bool((surface.provenance[20, 20:22] == int(Provenance.INFERRED)).all())
+    assert int((surface.provenance == int(Provenance.OBSERVED)).sum()) == view.valid.numel() - 2
 
 
 def test_views_between_say_what_was_seen() -> None:
@@ -361,7 +385,8 @@ def test_neighbours_of_recorded_frames_are_predicted(reconx_data: Path) -> None:
         depth = torch.from_numpy(frame.depth_m)
         made.append(
             PointMap(
-                rgb=frame.rgb(), depth=depth, confidence=(depth > 0).float(), valid=depth > 0, camera=frame.camera,
+                rgb=frame.rgb(), depth=depth, confidence=(depth > 0).float(), valid=depth > 0,
+                provenance=Provenance.OBSERVED.where(depth > 0), camera=frame.camera,
                 world_from_cam=frame.world_from_cam, keyframe_id=len(made),
             )
         )  # fmt: skip

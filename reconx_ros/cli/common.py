@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,11 +23,14 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.presets import preset_values
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+STANDARD_OUTPUT = Path("-")
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """--json, --debug and --quiet, which every command has."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything that is printed as JSON")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write everything that is printed as JSON; - prints that instead"
+    )
     parser.add_argument("--debug", action="store_true", help="show log messages, and tracebacks of errors")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -134,12 +139,17 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically, creating folders.
+    """Write JSON atomically, creating folders; STANDARD_OUTPUT prints it, where ``run_command`` prints nothing else.
 
     Raises:
         StorageError: when the place is not writable or the disk is full.
     """
-    write_text(path, json.dumps(plain(content), indent=2) + "\n")
+    text = json.dumps(plain(content), indent=2) + "\n"
+    sys.stdout.flush()  # the path may be /dev/stdout
+    if path == STANDARD_OUTPUT:
+        print(text, end="", file=sys.__stdout__, flush=True)
+    else:
+        write_text(path, text)
 
 
 def writable_folder(path: Path) -> Path:
@@ -186,8 +196,10 @@ def run_command(function: Callable[[argparse.Namespace], int], arguments: argpar
     """Run a command; errors of ours become one sentence on stderr and exit code 1."""
     level = logging.DEBUG if arguments.debug else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for_people = sys.stderr if getattr(arguments, "json", None) == STANDARD_OUTPUT else sys.stdout
     try:
-        return function(arguments)
+        with contextlib.redirect_stdout(for_people):
+            return function(arguments)
     except ReconxError as err:
         if arguments.debug:
             raise
@@ -195,6 +207,9 @@ def run_command(function: Callable[[argparse.Namespace], int], arguments: argpar
         return EXIT_FAILED
     except KeyboardInterrupt:
         print(f"reconx {arguments.command}: interrupted", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:  # as with `| head`: who reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as err:
         if arguments.debug:

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "layout", choices=("dynamicrafter",), help="layout of the checkpoint; ViewCrafter's is the same"
     )
-    parser.add_argument("checkpoint", type=Path, help="model.ckpt, or a pruned .safetensors file")
+    parser.add_argument("checkpoint", help="model.ckpt, a pruned .safetensors file, or a name of `reconx weights list`")
     parser.add_argument("--out", type=Path, required=True, help="folder to be made")
     parser.add_argument(
         "--settings", type=Path, metavar="YAML", help="settings published with it; without, those of DynamiCrafter 512"
@@ -49,11 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, print what was used and what was not."""
     from reconx_ros.diffusion.conversion.convert import convert_dynamicrafter
     from reconx_ros.diffusion.network.architecture import read_settings
+    from reconx_ros.weights.resolve import resolve
 
+    checkpoint = resolve(arguments.checkpoint, setting="the checkpoint").path
     progress = Progress(quiet=arguments.quiet)
     try:
         conversion = convert_dynamicrafter(
-            arguments.checkpoint,
+            checkpoint,
             arguments.out,
             settings=read_settings(arguments.settings) if arguments.settings else None,
             dtype=_dtype(arguments.dtype),

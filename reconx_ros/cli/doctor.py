@@ -21,6 +21,7 @@ from reconx_ros.splatting import base as splatting_base
 
 _OPTIONAL = {
     "opencv": ("cv2", "pip install opencv-python-headless"),
+    "pillow": ("PIL", "pip install pillow"),
     "rosbags": ("rosbags", "pip install rosbags"),
     "embreex": ("embreex", "pip install embreex"),
     "viser": ("viser", "pip install 'reconx_ros[viewer]'"),

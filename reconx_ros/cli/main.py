@@ -11,14 +11,14 @@ from reconx_ros.native.threads import set_wait_policy
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each module adds its own."""
-    from reconx_ros.cli import bench, convert, demo, doctor, evaluate, export, reconstruct, replay, train, view
+    from reconx_ros.cli import bench, convert, demo, doctor, evaluate, export, reconstruct, replay, train, view, weights
 
     parser = argparse.ArgumentParser(
         prog="reconx",
         description="Sparse-view 3-D reconstruction for robots: few images in, metric cloud and views out.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, replay, reconstruct, evaluate, export, view, train, convert, bench, doctor):
+    for module in (demo, replay, reconstruct, evaluate, export, view, train, convert, weights, bench, doctor):
         module.add_parser(commands)
     return parser
 

@@ -22,7 +22,7 @@ from reconx_ros.cli.common import (
     write_json,
 )
 from reconx_ros.cli.scene_options import add_scene_arguments, scene_options
-from reconx_ros.core import InvalidInputError, Job, Keyframe, StorageError
+from reconx_ros.core import BY_TRUST, InvalidInputError, Job, Keyframe, StorageError
 from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
 from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_from_folder
 from reconx_ros.io.scenes import Scene, read_scene
@@ -172,13 +172,17 @@ def draw(result: Reconstruction, folder: Path, *, title: str, report: dict[str, 
     write_pages(folder, data, report)
 
 
+def _by_kind(summary: dict[str, Any], what: str) -> str:
+    return ", ".join(f"{summary[f'{what}_{kind.word}']:,} {kind.word}" for kind in BY_TRUST)
+
+
 def _print(summary: dict[str, Any]) -> None:
     unit = "m" if summary["metric_scale"] else "scene units"
     rows = [
         ("input images", ", ".join(summary["inputs"])),
-        ("points", f"{summary['points']:,} observed, {summary['points_generated']:,} generated ({unit})"),
+        ("points", f"{_by_kind(summary, 'points')} ({unit})"),
         ("confident pixels", f"{100 * summary['confident_share']:.0f} %"),
-        ("Gaussians", f"{summary['gaussians']:,}"),
+        ("Gaussians", _by_kind(summary, "gaussians")),
         ("PSNR on inputs", f"{summary['psnr_inputs']:.2f} dB"),
     ]
     if summary["depth"]:

@@ -1,4 +1,4 @@
-"""``reconx replay``: a recorded bag through the real nodes, or straight into the pipeline."""
+"""``reconx replay``: plays a recorded bag to the real nodes, or reconstructs from it without them."""
 
 from __future__ import annotations
 

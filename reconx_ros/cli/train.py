@@ -60,12 +60,12 @@ def run_pointmap(arguments: argparse.Namespace) -> int:
 def _pointmap_run(arguments: argparse.Namespace) -> PointmapTrainingRun:
     from reconx_ros.pointmap.training.config import PointmapNetworkSettings, PointmapTrainingConfig
     from reconx_ros.pointmap.training.trainer import PointmapTrainingRun
-    from reconx_ros.sim.view_groups import RoomViewGroups, difficulty
+    from reconx_ros.sim.view_groups import DIFFICULTIES, RoomViewGroups, difficulty
 
     own, network, data = overrides(arguments)
     config = updated(PointmapTrainingConfig(), own)
     width, height = image_size(arguments.size)
-    views = updated(replace(difficulty(arguments.difficulty), width=width, height=height), data)
+    views = updated(replace(difficulty(arguments.difficulty, DIFFICULTIES), width=width, height=height), data)
     return PointmapTrainingRun(
         config=config,
         network=updated(PointmapNetworkSettings(), network).network_config(height, width),

@@ -52,9 +52,7 @@ def add_parser(kinds: Any) -> None:
     parser.set_defaults(difficulty="medium", run=run_diffusion)
     parser.add_argument("--preset", default="small", help="small (from scratch, CPU) or reconx (needs --weights)")
     parser.add_argument("--frames", type=int, default=8, help="pictures of a clip")
-    parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="model to start from, by `reconx convert` or this command"
-    )
+    parser.add_argument("--weights", metavar="DIR", help="model to start from, by `reconx convert` or this command")
     parser.add_argument("--scenes", type=Path, nargs="+", metavar="DIR", help="scene folders in place of rooms")
     parser.add_argument("--chunks", type=Path, metavar="DIR", help="videos in pixelSplat's layout in place of rooms")
     parser.add_argument(
@@ -131,6 +129,7 @@ def _model(arguments: argparse.Namespace, config: VideoTrainingConfig) -> tuple[
     """Model, what saves it, and its licence."""
     from reconx_ros.diffusion.model_folders import is_folded
     from reconx_ros.diffusion.training.backends import folder, pretrained
+    from reconx_ros.weights.resolve import resolve
 
     if arguments.weights is None:
         if arguments.preset == "reconx":
@@ -138,10 +137,11 @@ def _model(arguments: argparse.Namespace, config: VideoTrainingConfig) -> tuple[
         return folder.fresh(_network(arguments), arguments.frames, config.seed), folder.save_small, "Apache-2.0"
     if overrides(arguments)[1]:
         raise ConfigError("--set network.* is for training from scratch, but --weights brings its own network")
-    if is_folded(str(arguments.weights)):
-        return folder.load_small(arguments.weights), folder.save_small, "that of the model it started from"
+    weights = resolve(arguments.weights, setting="--weights").path
+    if is_folded(str(weights)):
+        return folder.load_small(weights), folder.save_small, "that of the model it started from"
     return (
-        pretrained.load_pretrained(arguments.weights),
+        pretrained.load_pretrained(weights),
         pretrained.save_pretrained,
         "that of the weights it started from",
     )
@@ -180,9 +180,10 @@ def _sources(arguments: argparse.Namespace) -> tuple[ClipSource, ClipSource, dic
 def _simulated(
     arguments: argparse.Namespace, size: tuple[int, int], frames: int, changes: Mapping[str, Any] | None = None
 ) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    from reconx_ros.sim.clips import RoomClips, clip_difficulty
+    from reconx_ros.sim.clips import CLIP_DIFFICULTIES, RoomClips
+    from reconx_ros.sim.view_groups import difficulty
 
-    base = replace(clip_difficulty(arguments.difficulty), width=size[0], height=size[1], frames=frames)
+    base = replace(difficulty(arguments.difficulty, CLIP_DIFFICULTIES), width=size[0], height=size[1], frames=frames)
     config = updated(updated(base, changes or {}), overrides(arguments)[2])
     held_out = replace(config, split="validation", clips_per_room=4)
     return RoomClips(config), RoomClips(held_out), {"source": "simulated rooms of reconx_ros", **to_mapping(config)}

@@ -6,15 +6,24 @@ from reconx_ros.core.errors import (
     BackendUnavailableError,
     CancelledError,
     ConfigError,
+    DoesNotFitError,
     InsufficientParallaxError,
     InvalidInputError,
     ReconstructionError,
     ReconxError,
     StorageError,
+    WeightsError,
 )
 from reconx_ros.core.frames import Frame, Keyframe
 from reconx_ros.core.job import CancelToken, Job
-from reconx_ros.core.provenance import Provenance
+from reconx_ros.core.provenance import (
+    BY_TRUST,
+    KIND_COMMENT,
+    MEANINGS,
+    PLACE_TOLERANCE,
+    Provenance,
+    check_provenance,
+)
 from reconx_ros.core.scene import (
     AlignedViews,
     GaussianScene,
@@ -29,12 +38,17 @@ from reconx_ros.core.scene import (
 from reconx_ros.core.transforms import SE3, Sim3
 
 __all__ = [
+    "BY_TRUST",
+    "KIND_COMMENT",
+    "MEANINGS",
+    "PLACE_TOLERANCE",
     "SE3",
     "AlignedViews",
     "BackendUnavailableError",
     "CancelToken",
     "CancelledError",
     "ConfigError",
+    "DoesNotFitError",
     "Frame",
     "GaussianScene",
     "InsufficientParallaxError",
@@ -54,6 +68,8 @@ __all__ = [
     "StorageError",
     "Trajectory",
     "ViewSequence",
+    "WeightsError",
     "check_finite",
+    "check_provenance",
     "check_shape",
 ]

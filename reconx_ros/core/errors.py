@@ -31,5 +31,13 @@ class StorageError(ReconxError, OSError):
     """A file or folder could not be written or read (permissions, full disk, truncation)."""
 
 
+class WeightsError(BackendUnavailableError, StorageError):
+    """Network weights that are missing or damaged; the message says how to get them."""
+
+
+class DoesNotFitError(ReconstructionError):
+    """Work needs more memory than there is."""
+
+
 class CancelledError(ReconxError):
     """The user or a newer job cancelled the work."""

@@ -12,6 +12,7 @@ import numpy as np
 from reconx_ros.core.cameras import PinholeCamera
 from reconx_ros.core.checks import check_shape
 from reconx_ros.core.errors import InvalidInputError
+from reconx_ros.core.provenance import Provenance
 from reconx_ros.core.transforms import SE3
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class PointMap:
         depth: [H, W] float32, z-depth in the world's unit (metres where the scale is metric); > 0 where valid.
         confidence: [H, W] float32 in [0, 1]; 0 where not valid.
         valid: [H, W] bool.
+        provenance: [H, W] uint8, values of Provenance: how each depth is known; NONE exactly where not valid.
         camera: intrinsics on this grid.
         world_from_cam: camera pose.
         keyframe_id: which keyframe this view is.
@@ -36,6 +38,7 @@ class PointMap:
     depth: torch.Tensor  # [H, W]
     confidence: torch.Tensor  # [H, W]
     valid: torch.Tensor  # [H, W]
+    provenance: torch.Tensor  # [H, W]
     camera: PinholeCamera
     world_from_cam: SE3
     keyframe_id: int
@@ -50,11 +53,22 @@ class PointMap:
         check_shape("pointmap valid", self.valid, h, w)
         if self.valid.dtype != torch.bool:
             raise InvalidInputError(f"pointmap valid mask has type {self.valid.dtype}, expected torch.bool")
+        check_shape("pointmap provenance", self.provenance, h, w)
+        _check_kinds("pointmap", self.provenance)
+        if not torch.equal(self.provenance != int(Provenance.NONE), self.valid):
+            raise InvalidInputError("pointmap provenance is NONE on valid pixels, or is not on others")
         seen = self.depth[self.valid]
         if not bool((torch.isfinite(seen) & (seen > 0)).all()):
             raise InvalidInputError("pointmap depth is not finite and positive on all its valid pixels")
         if not bool(((self.confidence >= 0) & (self.confidence <= 1)).all()):
             raise InvalidInputError("pointmap confidence leaves [0, 1]")
+
+
+def _check_kinds(what: str, provenance: torch.Tensor) -> None:
+    import torch
+
+    if provenance.dtype != torch.uint8:
+        raise InvalidInputError(f"{what} provenance has type {provenance.dtype}, expected torch.uint8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +155,19 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceView:
-    """One frame of a ViewSequence.
+    """One picture of a ViewSequence: a keyframe or an in-between view.
 
     Attributes:
         rgb: [H, W, 3] float32 in [0, 1]; black where provenance is NONE.
-        confidence: [H, W] float32 in [0, 1]; 0 where provenance is NONE.
-        provenance: [H, W] uint8, values of Provenance.
+        confidence: [H, W] float32 in [0, 1], how far the fit may trust the pixel: 1 everywhere in camera images, whose
+            colours are facts; else that its place is right. 0 where provenance is NONE.
+        provenance: [H, W] uint8, values of Provenance; NONE where the pixel is empty. Pixels of camera images without
+            a depth are INFERRED: they were seen, and the fit has to place them.
         camera, world_from_cam: where it was taken or is rendered from.
-        is_input: True for a real camera image (a keyframe), False for a view between.
+        is_input: True for a real camera image (a keyframe), False for an in-between view.
         depth: [H, W] z-depth, 0 where unknown; None when the backend has none.
+        depth_confidence: [H, W] float32 in [0, 1], that the depth of a camera image is right; None where the backend
+            does not tell, and in in-between views.
     """
 
     rgb: torch.Tensor  # [H, W, 3]
@@ -159,24 +177,22 @@ class SequenceView:
     world_from_cam: SE3
     is_input: bool
     depth: torch.Tensor | None = None  # [H, W]
+    depth_confidence: torch.Tensor | None = None  # [H, W]
 
     def __post_init__(self) -> None:
-        import torch
-
         h, w = self.camera.height, self.camera.width
         check_shape("sequence view rgb", self.rgb, h, w, 3)
         check_shape("sequence view confidence", self.confidence, h, w)
         check_shape("sequence view provenance", self.provenance, h, w)
-        if self.provenance.dtype != torch.uint8:
-            raise InvalidInputError(f"sequence view provenance has type {self.provenance.dtype}, expected torch.uint8")
+        _check_kinds("sequence view", self.provenance)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ViewSequence:
-    """Stage 2's result: dense frames along a path, each with confidence and provenance.
+    """Stage 2's result: keyframes and in-between views, each with confidence and provenance.
 
     Attributes:
-        views: frames in order of the path; real keyframes are among them, flagged ``is_input``.
+        views: the keyframes (``is_input``), then the in-between views in order of the path.
         backend: name of the backend that made it.
         generates: whether any pixel was made up by a model.
         warnings: sentences for the report.
@@ -199,7 +215,7 @@ class GaussianScene:
         logit_opacities: [N].
         sh: [N, K, 3] spherical-harmonic colour coefficients, K = (degree + 1)^2, 3DGS convention
             (rgb = 0.5 + C0 * sh[:, 0] + ...).
-        provenance: [N] uint8, OBSERVED or GENERATED.
+        provenance: [N] uint8, values of Provenance; NONE in scenes of other programs.
         confidence: [N] float32 in [0, 1].
         keyframe_ids: [N] int64, the keyframe that each Gaussian was initialised from.
     """
@@ -263,7 +279,7 @@ class PointCloud:
         points: [P, 3] float32, world frame.
         rgb_u8: [P, 3] uint8.
         confidence: [P] float32 in [0, 1].
-        provenance: [P] uint8, values of Provenance.
+        provenance: [P] uint8, values of Provenance; NONE, with confidence 0, in clouds of other programs.
         keyframe_ids: [P] uint32, the keyframe that saw each point.
     """
 

@@ -28,7 +28,8 @@ class Setting:
         doc: one sentence.
         unit: "" when it has none.
         ge, le: inclusive bounds of a number, or of each element of a tuple.
-        choices: allowed values of a string.
+        choices: allowed values of a string, or of each element of a tuple, which then has at least one.
+        formerly: names that this field, or another that it replaces, had.
         dynamic: may change while a node runs.
     """
 
@@ -37,6 +38,7 @@ class Setting:
     ge: float | None = None
     le: float | None = None
     choices: tuple[str, ...] | None = None
+    formerly: tuple[str, ...] = ()
     dynamic: bool = False
 
 
@@ -48,10 +50,11 @@ def setting(
     ge: float | None = None,
     le: float | None = None,
     choices: tuple[str, ...] | None = None,
+    formerly: tuple[str, ...] = (),
     dynamic: bool = False,
 ) -> Any:
     """A dataclass field with its Setting attached."""
-    meta = Setting(doc=doc, unit=unit, ge=ge, le=le, choices=choices, dynamic=dynamic)
+    meta = Setting(doc=doc, unit=unit, ge=ge, le=le, choices=choices, formerly=formerly, dynamic=dynamic)
     return dataclasses.field(default=default, metadata={_META: meta})
 
 
@@ -75,6 +78,8 @@ class Settings:
 
 def _checked(name: str, value: Any, hint: Any, meta: Setting) -> Any:
     value = _converted(name, value, hint)
+    if value == () and meta.choices is not None:
+        raise ConfigError(f"parameter {name} is empty, expected at least one of {', '.join(meta.choices)}")
     for number in value if isinstance(value, tuple) else (value,):
         _check_range(name, number, meta)
     return value
@@ -138,8 +143,9 @@ def updated(settings: T, values: Mapping[str, Any], prefix: str = "") -> T:
     changes: dict[str, Any] = {}
     for name, inner in _nested(values).items():
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ConfigError(f"unknown parameter {prefix}{name}, the nearest known one is {prefix}{nearest[0]}")
+            metas = {prefix + f.name: f.metadata[_META] for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+            nearest = nearest_known(prefix + name, metas)
+            raise ConfigError(f"unknown parameter {prefix}{name}, the nearest known one is {nearest}")
         if isinstance(known[name], Settings):
             if not isinstance(inner, Mapping):
                 raise ConfigError(f"parameter {prefix}{name} is {inner!r}, expected a group of parameters")
@@ -150,6 +156,15 @@ def updated(settings: T, values: Mapping[str, Any], prefix: str = "") -> T:
         return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
     except ConfigError as err:
         raise ConfigError(str(err).replace("parameter ", f"parameter {prefix}", 1)) from None
+
+
+def nearest_known(name: str, known: Mapping[str, Setting]) -> str:
+    """The known one of these dotted names that an unknown one means: what replaced it, or what resembles it most."""
+    for new, meta in known.items():
+        group = new[: new.rfind(".") + 1]
+        if name in [f"{group}{old}" for old in meta.formerly]:
+            return new
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

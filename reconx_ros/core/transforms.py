@@ -63,6 +63,19 @@ def quaternion_wxyz_from_rotation(rotation: np.ndarray) -> np.ndarray:
     return q if q[0] >= 0 else -q
 
 
+def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    """The rotations [..., 3, 3] nearest to matrices [..., 3, 3]; of a covariance, what turns points best (Kabsch)."""
+    u, _, vt = np.linalg.svd(matrix)
+    return _proper(u, vt)
+
+
+def _proper(u: np.ndarray, vt: np.ndarray) -> np.ndarray:
+    sign = np.ones(u.shape[:-1])
+    sign[..., 2] = np.sign(np.linalg.det(u @ vt))
+    rotation: np.ndarray = (u * sign[..., None, :]) @ vt
+    return rotation
+
+
 def rotation_exp(rotation_vector: np.ndarray) -> np.ndarray:
     """Rotation matrix [3, 3] of an axis-angle vector [3] in radians (Rodrigues)."""
     v = np.asarray(rotation_vector, dtype=np.float64)
@@ -127,7 +140,7 @@ class SE3:
         u, s, vt = np.linalg.svd(m[:3, :3])
         if np.abs(s - 1).max() > 1e-2:
             raise InvalidInputError(f"transform matrix has singular values {s.round(4).tolist()}, expected a rotation")
-        return cls(rotation=u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt, translation=m[:3, 3])
+        return cls(rotation=_proper(u, vt), translation=m[:3, 3])
 
     @classmethod
     def from_quaternion_xyzw(cls, translation: np.ndarray, quaternion_xyzw: np.ndarray) -> SE3:
@@ -167,9 +180,8 @@ class SE3:
         return np.asarray(points) @ self.rotation.T + self.translation
 
     def __matmul__(self, other: SE3) -> SE3:
-        rotation = self.rotation @ other.rotation
-        u, _, vt = np.linalg.svd(rotation)
-        return SE3(rotation=u @ vt, translation=self.rotation @ other.translation + self.translation)
+        rotation = nearest_rotation(self.rotation @ other.rotation)
+        return SE3(rotation=rotation, translation=self.rotation @ other.translation + self.translation)
 
     def angle_to(self, other: SE3) -> float:
         """Rotation angle in radians between this transform's rotation and another's."""

@@ -1,4 +1,4 @@
-"""What a view generator is."""
+"""The interface of view generators, and the table of those that there are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ViewGenerator(Protocol):
             job: progress and cancellation.
 
         Returns:
-            The keyframes (``is_input``) in the order of the views, followed by the frames along the path; on the CPU.
+            The keyframes (``is_input``) in the order of the views, then the in-between views of the path; on the CPU.
 
         Raises:
             CancelledError: when the job was cancelled.
@@ -45,8 +45,8 @@ class ViewGenerator(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MadeFrame:
-    """A frame that a video model made up.
+class InBetweenView:
+    """An in-between view as a video model gives it, before anybody says what it is worth.
 
     Attributes:
         rgb: [H, W, 3] in [0, 1].
@@ -61,7 +61,7 @@ class MadeFrame:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameGeometry:
-    """What stage 1 says about a made-up frame.
+    """What stage 1 says about an in-between view.
 
     Attributes:
         world_from_cam: where it is seen from.
@@ -79,12 +79,12 @@ class FrameGeometry:
 
 
 class FrameEstimator(Protocol):
-    """Stage 1, asked about made-up frames. Stages do not know each other; the pipeline passes it in."""
+    """Stage 1, asked about in-between views. Stages do not know each other; the pipeline passes it in."""
 
     def __call__(
         self,
         known: AlignedViews,
-        frames: Sequence[MadeFrame],
+        frames: Sequence[InBetweenView],
         *,
         find_poses: bool,
         device: torch.device,
@@ -94,7 +94,7 @@ class FrameEstimator(Protocol):
 
         Args:
             known: stage 1's result for the keyframes.
-            frames: made-up frames, in order of the path.
+            frames: in-between views, in order of the path.
             find_poses: False takes the planned poses as they are.
             device: where torch computes.
             job: progress and cancellation.

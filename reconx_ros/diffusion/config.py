@@ -15,12 +15,16 @@ class DiffusionConfig(Settings):
         "auto",
         "View generator; auto takes the one that the weights are for, and warp, which generates nothing, without any.",
     )
-    frames: int = setting(32, "Views along the path between the keyframes (warp).", ge=2, le=512)
+    frames: int = setting(32, "In-between views of the whole path (warp).", ge=2, le=512)
     min_confidence: float = setting(0.3, "Pointmap confidence below which a pixel is not warped.", ge=0.0, le=1.0)
     weights: str = setting(
-        "", "Video model: a folder in the format of diffusers, or a hub name (diffusers_flf2v_*) that is in the cache."
+        "",
+        "Video model in the format of diffusers: a folder, a name of `reconx weights list`, or a hub name that is in "
+        "the local cache.",
     )
-    download: bool = setting(False, "Let a hub name be downloaded; off takes it from the local cache only.")
+    download: bool = setting(
+        False, "Let video models be downloaded from the hub; off takes them from the local cache only."
+    )
     fallback: str = setting(
         "none",
         "What to do when a video model does not fit into memory: none stops with an error, warp warps instead and says "
@@ -38,7 +42,7 @@ class DiffusionConfig(Settings):
     offload: bool = setting(False, "Keep only the part of a video model that is at work on the GPU (needs accelerate).")
     path: str = setting(
         "between",
-        "Where made-up frames are taken from: between neighbouring keyframes; beyond goes on past the last one too; "
+        "Where in-between views are seen from: between neighbouring keyframes; beyond goes on past the last one too; "
         "orbit turns on around what two keyframes look at, full circle.",
         choices=("between", "beyond", "orbit"),
     )
@@ -91,16 +95,17 @@ class DiffusionConfig(Settings):
     )
     observed_confidence: float = setting(
         1.0,
-        "Confidence of a render from which a made-up frame shows it instead, as an observed pixel; 1 never does.",
+        "Confidence of a render from which an in-between view shows it instead, as a pixel that is not generated; 1 "
+        "never does.",
         ge=0.0,
         le=1.0,
     )
     generated_confidence: float = setting(
-        0.5, "Confidence of a made-up pixel that nothing speaks for or against.", ge=0.0, le=1.0
+        0.5, "Confidence of a generated pixel that nothing speaks for or against.", ge=0.0, le=1.0
     )
     check: str = setting(
         "renders",
-        "What the confidence of made-up frames comes from: renders compares them with the keyframes' surfaces, stage1 "
-        "looks how well all frames agree on one geometry.",
+        "Where the confidence of in-between views comes from: renders compares them with the keyframes' surfaces, "
+        "stage1 looks how well all views agree on one geometry.",
         choices=("renders", "stage1"),
     )

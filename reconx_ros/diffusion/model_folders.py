@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.weights.cache import ModelCache, module_bytes
+from reconx_ros.weights.resolve import WeightsSource, resolve
 
 INDEX = "model_index.json"
 FOLDED = "patch_parts.json"  # in folders of small models that were trained from scratch
 _FOLDED_CLASS = "FoldedPipeline"
+_SETTING = "diffusion.weights"
+_PIPELINE_FILES = (INDEX, "*/*")  # of a repository: not the single files that lie beside them
 _GENERATORS = (
     ("reconx", ("ReconXPipeline", _FOLDED_CLASS)),
     ("diffusers_flf2v_wan", ("WanImageToVideoPipeline",)),
     ("diffusers_flf2v_ltx", ("LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")),
 )
+
+
+class SizedModel(Protocol):
+    """A loaded video model that knows its size."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its weights."""
+        ...
+
+
+Clips = TypeVar("Clips", bound=SizedModel)
 
 
 def is_folded(folder: str) -> bool:
@@ -48,52 +66,62 @@ def pipeline_class(folder: Path) -> str:
 
 
 def generator_for(weights: str) -> str | None:
-    """Name of the view generator that a folder's weights are for; None when no generator runs them.
+    """Name of the view generator that weights are for; None when no generator runs them.
 
     Raises:
+        WeightsError: when they are not here.
         InvalidInputError: as ``pipeline_class``.
     """
-    name = pipeline_class(Path(weights).expanduser())
+    return _generator_for(pipeline_class(resolve(weights, setting=_SETTING).path))
+
+
+def _generator_for(name: str) -> str | None:
     return next((generator for generator, classes in _GENERATORS if name in classes), None)
 
 
-def checked_source(config: DiffusionConfig, generator: str, cure: str, *, hub: bool) -> str:
-    """Where weights are loaded from: a folder, or a hub name where those are allowed.
+def checked_source(config: DiffusionConfig, generator: str, cure: str) -> WeightsSource:
+    """The folder that the configuration names, which holds a model for a generator.
 
     Args:
-        config: ``weights`` is read.
+        config: ``weights`` and ``download`` are read.
         generator: name of the view generator that asks.
         cure: what a user without weights should do.
-        hub: whether ``owner/name`` may be a name on the hub.
 
     Raises:
-        BackendUnavailableError: when no weights are named, or the folder does not exist.
+        WeightsError: when no weights are named, or they are not here.
         InvalidInputError: when the folder holds something else.
     """
-    if not config.weights:
-        raise BackendUnavailableError(f"backend '{generator}' needs weights and diffusion.weights is empty: {cure}")
-    folder = Path(config.weights).expanduser()
-    if (
-        not folder.exists()
-        and hub
-        and config.weights.count("/") == 1
-        and not config.weights.startswith((".", "/", "~"))
-    ):
-        return config.weights
-    if not folder.is_dir():
-        raise BackendUnavailableError(
-            f"backend '{generator}' needs weights and diffusion.weights is '{config.weights}', which is no folder:"
-            f" {cure}"
-        )
-    name, wanted = pipeline_class(folder), dict(_GENERATORS)[generator]
+    source = resolve(config.weights, setting=_SETTING, cure=cure, download=_PIPELINE_FILES if config.download else ())
+    name, wanted = pipeline_class(source.path), dict(_GENERATORS)[generator]
     if name not in wanted:
-        fitting = generator_for(config.weights)
+        fitting = _generator_for(name)
         advice = f"take diffusion.backend '{fitting}'" if fitting else "no view generator runs it"
         raise InvalidInputError(
-            f"diffusion.weights is '{folder}', which holds a {name}, but backend '{generator}' runs {wanted[0]}:"
-            f" {advice}"
+            f"{_SETTING} is '{source.path}', which holds a {name}, but backend '{generator}' runs {wanted[0]}: {advice}"
         )
-    return str(folder)
+    return source
+
+
+def resident(
+    models: ModelCache, source: WeightsSource, config: DiffusionConfig, device: torch.device, load: Callable[[], Clips]
+) -> Clips:
+    """A loaded video model out of a cache: by its files, precision, device and whether parts of it are offloaded."""
+    return models.get(
+        [source],
+        "video model",
+        load,
+        dtype=precision_of(config, device),
+        device=device,
+        size=lambda clips: clips.size_bytes,
+        limit_bytes=int(config.max_memory_gb * 1e9),
+        variant="offloaded" if config.offload else "",
+    )
+
+
+def parts_bytes(pipeline: Any) -> int:
+    """Weights of a diffusers pipeline, or of one like it."""
+    parts = pipeline.components if hasattr(pipeline, "components") else vars(pipeline)
+    return module_bytes(*parts.values())
 
 
 def precision_of(config: DiffusionConfig, device: torch.device) -> torch.dtype:
@@ -110,7 +138,7 @@ def precision_of(config: DiffusionConfig, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def load_error(source: str, error: Exception) -> InvalidInputError:
+def load_error(source: Path, error: Exception) -> InvalidInputError:
     """One sentence for weights that the libraries refuse."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0] if lines else "no reason given"

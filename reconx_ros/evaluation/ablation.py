@@ -52,7 +52,7 @@ _TERMS = (
     _Change("no_pointmap_init", "no pointmap initialisation", {"splatting.use_pointmap_init": False}),
     _Change("no_confidence", "no confidence", {"splatting.use_confidence": False}),
     _Change("no_ssim", "no SSIM", {"splatting.weight_ssim": 0.0}),
-    _Change("no_frames_between", "no frames between", {"splatting.generated_weight": 0.0}),
+    _Change("no_in_between_views", "no in-between views", {"splatting.generated_weight": 0.0}),
 )
 _EXTRAS = (
     _Change("with_fill", "with guesses of unsure depth", {"splatting.fill_unsure": True}),
@@ -89,7 +89,7 @@ def _changed(config: ReconxConfig, changes: tuple[_Change, ...]) -> list[Row]:
 
 
 def _video_rows(config: ReconxConfig) -> list[Row]:
-    """Plain 3DGS with made-up frames (no geometry in either), and everything but the 3-D condition."""
+    """Plain 3DGS with in-between views (no geometry in either), and everything but the 3-D condition."""
     missing = "" if config.diffusion.weights else _NO_VIDEO
     blind = updated(config, {"diffusion.structure_points": 0, "diffusion.render_guidance": 0.0})
     return [

@@ -13,12 +13,13 @@ from reconx_ros.evaluation.baselines import nearest_picture
 from reconx_ros.evaluation.camera_placement import GIVEN
 from reconx_ros.evaluation.heldout import HeldOutTask, posed
 from reconx_ros.evaluation.layout import NEAREST, OURS, MethodResult, RunFolder, ViewScore
-from reconx_ros.evaluation.pictures import PictureWriter, provenance_map
+from reconx_ros.evaluation.pictures import PictureWriter
 from reconx_ros.evaluation.scores import mean_scores, score_picture
 from reconx_ros.evaluation.visibility import Observed
 from reconx_ros.io.images import write_image
 from reconx_ros.io.scenes import shrunken_frame
 from reconx_ros.pipeline.keyframes import chosen_keyframe
+from reconx_ros.viz.palette import provenance_picture
 
 _NS = 1_000_000_000
 
@@ -154,7 +155,7 @@ def score_drawn(
         writer.truth(i, frame.rgb_u8, mask)
         ours.append(_scored(writer, i, OURS, view.rgb_u8, frame, mask))
         if folder is not None:
-            write_image(folder.layer(i, OURS, "provenance"), provenance_map(view.provenance))
+            write_image(folder.layer(i, OURS, "provenance"), provenance_picture(view.provenance))
         near = nearest_picture(task, frame.camera, posed(frame))
         nearest.append(_scored(writer, i, NEAREST, near, frame, mask))
     filled = float(np.mean([(v.provenance != int(Provenance.NONE)).mean() for v in drawn]))

@@ -1,4 +1,4 @@
-"""What a reconstruction must beat: pictures that need no map at all, or the plainest one."""
+"""Baselines that a reconstruction should beat: the nearest input picture, and that picture warped by depth."""
 
 from __future__ import annotations
 

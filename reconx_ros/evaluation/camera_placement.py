@@ -11,10 +11,11 @@ import torch
 
 from reconx_ros.core import SE3, AlignedViews, Frame, GaussianScene, InvalidInputError, Job, ReconstructionError, Sim3
 from reconx_ros.evaluation.heldout import HeldOutTask
+from reconx_ros.geometry.rotations import rotations_exp
 from reconx_ros.geometry.umeyama import align_poses
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.corrections import double_pose, rotation_exp
+from reconx_ros.splatting.corrections import double_pose
 from reconx_ros.splatting.losses import SsimTarget, torch_ssim_loss, weighted_l1
 
 GIVEN, ALIGNED, OPTIMISED = "given poses", "Sim(3)-aligned poses", "test poses optimised"
@@ -109,7 +110,7 @@ def _median_depth(scene: GaussianScene, world_from_cam: torch.Tensor) -> float:
 
 def _moved(base: torch.Tensor, turn: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
     """The pose turned about the camera's own centre and moved, both in the camera's axes."""
-    top = torch.cat([base[:3, :3] @ rotation_exp(turn), (base[:3, 3] + base[:3, :3] @ move)[:, None]], dim=1)
+    top = torch.cat([base[:3, :3] @ rotations_exp(turn), (base[:3, 3] + base[:3, :3] @ move)[:, None]], dim=1)
     return torch.cat([top, base[3:]])
 
 

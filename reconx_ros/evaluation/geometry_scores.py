@@ -11,7 +11,7 @@ from reconx_ros.evaluation.clouds import cloud_errors, truth_cloud
 from reconx_ros.evaluation.depth import depth_ratios, ratio_figures
 from reconx_ros.evaluation.heldout import HeldOutTask
 from reconx_ros.evaluation.poses import pose_figures
-from reconx_ros.pipeline.clouds import observed_cloud
+from reconx_ros.pipeline.clouds import pointmap_cloud
 
 _MIN_CONFIDENCE = 0.5
 
@@ -70,7 +70,7 @@ def cloud_scores(task: HeldOutTask, views: AlignedViews, map_from_truth: Sim3, m
     ]
     if not (seen and task.metric_scale):
         return {}
-    cloud = observed_cloud(views, min_confidence)
+    cloud = pointmap_cloud(views, min_confidence)
     points = map_from_truth.inverse().apply(cloud.points.astype(np.float64))
     return {
         **cloud_errors(points, truth_cloud(seen)),

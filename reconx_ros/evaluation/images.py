@@ -1,4 +1,4 @@
-"""Image quality."""
+"""PSNR and SSIM of pictures."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@
         observed.png                 white: some input saw the surface, black: none did, grey: no depth tells
         METHOD.png                   picture of a method (``ours``, ``nearest``, ``warped``, ``sparse_3dgs``, ...)
         METHOD_error.png             its error against the truth, mean over the channels, black 0 to yellow >= 0.5
-        METHOD_provenance.png        green observed, magenta generated, black nothing (methods with a map only)
+        METHOD_provenance.png        the kinds of its pixels in the colours of ``viz.palette`` (methods with a map only)
         METHOD_confidence.png        grey level 255 * confidence (methods with a map only)
 
 RUN is ``SCENE-3views-given-seed0``: scene, number of inputs, kind of poses, seed. METHOD is the key of a

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from reconx_ros.core import Provenance, StorageError
+from reconx_ros.core import StorageError
 from reconx_ros.evaluation.layout import OBSERVED, TRUTH, RunFolder
 from reconx_ros.evaluation.visibility import Observed
 from reconx_ros.io.images import write_image
 from reconx_ros.splatting.render import RenderedView
+from reconx_ros.viz.palette import provenance_picture
 
 FULL_ERROR = 0.5  # mean over the channels of |difference|, in [0, 1], at and above which the error map is brightest
-OBSERVED_U8, GENERATED_U8, NOTHING_U8 = (46, 160, 67), (200, 60, 180), (0, 0, 0)
 _UNKNOWN_GREY = 128
 
 
@@ -24,14 +24,6 @@ def error_map(picture_u8: np.ndarray, truth_u8: np.ndarray) -> np.ndarray:
     error = np.abs(picture_u8.astype(np.float32) - truth_u8.astype(np.float32)).mean(axis=-1) / 255.0
     level = np.round(255 * np.clip(error / FULL_ERROR, 0, 1)).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1])
-
-
-def provenance_map(provenance: np.ndarray) -> np.ndarray:
-    """Colours [H, W, 3] uint8 of provenances [H, W]: green observed, magenta generated, black nothing."""
-    table = np.full((256, 3), NOTHING_U8, np.uint8)
-    table[int(Provenance.OBSERVED)] = OBSERVED_U8
-    table[int(Provenance.GENERATED)] = GENERATED_U8
-    return table[provenance]
 
 
 def observed_map(observed: Observed) -> np.ndarray:
@@ -78,7 +70,7 @@ class PictureWriter:
         """Provenance and confidence of a map's picture."""
         if self._folder is not None:
             grey = np.round(255 * view.confidence).clip(0, 255).astype(np.uint8)
-            _write(self._folder.layer(index, key, "provenance"), provenance_map(view.provenance))
+            _write(self._folder.layer(index, key, "provenance"), provenance_picture(view.provenance))
             _write(self._folder.layer(index, key, "confidence"), np.repeat(grey[..., None], 3, axis=-1))
 
 

@@ -45,7 +45,7 @@ from reconx_ros.evaluation.pictures import PictureWriter
 from reconx_ros.evaluation.scores import load_judge, mean_scores, score_picture
 from reconx_ros.evaluation.sparse import fit_sparse, sparse_points
 from reconx_ros.evaluation.visibility import Observed, observed_masks
-from reconx_ros.pipeline.clouds import observed_cloud
+from reconx_ros.pipeline.clouds import pointmap_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
 from reconx_ros.pipeline.report import versions
@@ -55,6 +55,7 @@ from reconx_ros.splatting.fit import FitResult
 from reconx_ros.splatting.lpips import Lpips
 from reconx_ros.splatting.render import MIN_ALPHA_KNOWN, RenderedView
 from reconx_ros.splatting.select import select_rasterizer
+from reconx_ros.weights.cache import ModelCache
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ def evaluate_setting(
     """
     started = time.perf_counter()
     config, job = rows[0].config, job or Job(stage="evaluate")
-    judge, lpips = load_judge(config.splatting)
+    stages = StageRecorder(choose_device(config.device))
+    judge, lpips = load_judge(config.splatting, stages.models)
     masks, observed_by = observed_masks(task, config, job=job.for_stage("visibility"))
     session = _Session(task=task, judge=judge, masks=masks, writer=PictureWriter(folder), job=job)
     session.write_truth()
@@ -110,7 +112,6 @@ def evaluate_setting(
         config=to_mapping(config), versions=versions(),
     )  # fmt: skip
     nearest = session.scored(NEAREST, "nearest input", "baseline", GIVEN, session.nearest)
-    stages = StageRecorder(choose_device(config.device))
     try:
         mapped = _mapped(task, config, stages, job)
     except (ReconstructionError, InsufficientParallaxError) as err:
@@ -173,7 +174,7 @@ def _mapped(task: HeldOutTask, config: ReconxConfig, stages: StageRecorder, job:
     """Stages 1 and 2. Depth and pictures are made at the task's size, whatever size the cameras are found from."""
     size = max(max(k.frame.camera.size) for k in task.keyframes)
     config = updated(config, {"pointmap": {"max_size": min(config.pointmap.max_size, size)}})
-    reconstructor = Reconstructor(config)
+    reconstructor = Reconstructor(config, stages.models)
     inputs = task.originals or task.keyframes
     with stages.measure("pointmap"):
         views = reconstructor.align(inputs, metric_poses=task.metric_scale, job=job.for_stage("pointmap"))
@@ -238,7 +239,7 @@ class _Session:
         started = time.perf_counter()
         try:
             with stages.measure(f"splatting, {row.title}" if row.kind != "method" else "splatting"):
-                fitted = self._fitted(row, mapped)
+                fitted = self._fitted(row, mapped, stages.models)
         except (CancelledError, MemoryError):
             raise
         except ReconxError as err:
@@ -266,7 +267,7 @@ class _Session:
 
         if self.writer.folder is None:
             return
-        tests, cloud = self.task.tests, observed_cloud(mapped.views, config.output.min_confidence)
+        tests, cloud = self.task.tests, pointmap_cloud(mapped.views, config.output.min_confidence)
         chosen = [(i, tests[i]) for i in shown_views(len(tests))]
         write_run_overview(
             self.writer.folder.overview, mapped.views, cloud,
@@ -277,18 +278,18 @@ class _Session:
             captions=[f"{Path(self.task.test_names[i]).name}: {result.views[i].psnr:.1f} dB" for i, _ in chosen],
         )  # fmt: skip
 
-    def _fitted(self, row: Row, mapped: _Mapped) -> FitResult:
+    def _fitted(self, row: Row, mapped: _Mapped, models: ModelCache) -> FitResult:
         job = self.job.for_stage(f"splatting, {row.title}")
-        sequence = mapped.sequence
+        sequence, reconstructor = mapped.sequence, Reconstructor(row.config, models)
         if row.regenerate:
-            sequence = Reconstructor(row.config).generate(mapped.views, job=self.job.for_stage("diffusion"))
+            sequence = reconstructor.generate(mapped.views, job=self.job.for_stage("diffusion"))
         if row.start == "pointmaps":
-            return Reconstructor(row.config).fit(mapped.views, sequence, job=job)
+            return reconstructor.fit(mapped.views, sequence, job=job)
         device = choose_device(row.config.device)
         return fit_sparse(
             sparse_points(self.task.keyframes, mapped.views), sequence, row.config,
             rasterizer=select_rasterizer(row.config.splatting, device), device=device,
-            with_frames_between=row.regenerate, job=job,
+            with_in_between_views=row.regenerate, job=job,
         )  # fmt: skip
 
     def _optimised(self, row: Row, scene: GaussianScene, mapped: _Mapped, renderer: SceneRenderer) -> MethodResult:

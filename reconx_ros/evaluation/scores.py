@@ -13,20 +13,21 @@ from reconx_ros.evaluation.images import psnr, ssim, ssim_map
 from reconx_ros.evaluation.layout import ViewScore
 from reconx_ros.evaluation.visibility import Observed
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.lpips import Lpips, load_lpips
+from reconx_ros.splatting.lpips import Lpips, resident_lpips
+from reconx_ros.weights.cache import ModelCache
 
 FIGURES = tuple(f.name for f in fields(ViewScore))
 
 
-def load_judge(config: SplattingConfig) -> tuple[Lpips | None, str]:
+def load_judge(config: SplattingConfig, models: ModelCache | None = None) -> tuple[Lpips | None, str]:
     """LPIPS as a judge, whatever its weight in the loss is, and its net and normalisation in words.
 
     Raises:
-        StorageError, InvalidInputError, BackendUnavailableError: as ``load_lpips``.
+        WeightsError, InvalidInputError: as ``load_lpips``.
     """
     if not (config.lpips_trunk and config.lpips_heads):
         return None, "unavailable: splatting.lpips_trunk and splatting.lpips_heads name no weights"
-    judge = load_lpips(config.lpips_trunk, config.lpips_heads)
+    judge = resident_lpips(config, models or ModelCache())
     return judge, "LPIPS 0.1, VGG16 with linear heads, pictures in [-1, 1]"
 
 

@@ -28,6 +28,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.core.settings import updated
 from reconx_ros.geometry.neighbours import nearest_distances
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pointmap.sfm.features import Features, extract
 from reconx_ros.pointmap.sfm.matching import match, symmetric_epipolar_px
@@ -161,23 +162,23 @@ def fit_sparse(
     *,
     rasterizer: Rasterizer,
     device: torch.device,
-    with_frames_between: bool = False,
+    with_in_between_views: bool = False,
     job: Job | None = None,
 ) -> FitResult:
     """Plain 3DGS with densification, as many steps as the method itself takes.
 
     Args:
         sparse: where the Gaussians start.
-        sequence: stage 2's frames, of which only the inputs count unless ``with_frames_between``.
+        sequence: stage 2's frames, of which only the inputs count unless ``with_in_between_views``.
         config: steps, budget, size of the pictures, seed.
         rasterizer, device: who renders, and where.
-        with_frames_between: also fit the frames between (the paper's second row).
+        with_in_between_views: also fit the in-between views (the paper's second row).
         job: progress and cancellation.
 
     Raises:
         InvalidInputError, ReconstructionError, FitCancelledError: as ``fit``.
     """
-    views = sequence.views if with_frames_between else tuple(v for v in sequence.views if v.is_input)
+    views = sequence.views if with_in_between_views else tuple(v for v in sequence.views if v.is_input)
     chosen = replace(sequence, views=views)
     steps = config.splatting.steps
     plain = {
@@ -225,10 +226,7 @@ def _scattered(scene: GaussianScene, seed: int) -> GaussianScene:
     """Smaller Gaussians drawn from the given ones, one from each."""
     generator = torch.Generator().manual_seed(seed)
     offsets = scene.log_scales.exp() * torch.randn(len(scene), 3, generator=generator)
-    w, x, y, z = torch.nn.functional.normalize(scene.quats_wxyz, dim=-1).unbind(dim=-1)
-    axis = torch.stack([x, y, z], dim=-1)
-    twice = 2 * torch.linalg.cross(axis, offsets)
-    turned = offsets + w[:, None] * twice + torch.linalg.cross(axis, twice)
+    turned = (rotations_from_quaternions_wxyz(scene.quats_wxyz) @ offsets[..., None])[..., 0]
     return replace(scene, means=scene.means + turned, log_scales=scene.log_scales - math.log(_SPLIT_SHRINK))
 
 

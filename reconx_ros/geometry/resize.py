@@ -63,6 +63,33 @@ def resize_nearest(values: Values, width: int, height: int) -> Values:
     return values[rows[:, None], columns[None, :]]
 
 
+def resize_lanczos(rgb_u8: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An image [H, W, 3] uint8 at another size by Pillow's LANCZOS filter, antialiased.
+
+    DUSt3R's networks were trained and pixelSplat's figures were measured on pictures scaled so; the filter of another
+    library shifts both.
+
+    Raises:
+        InvalidInputError: for another shape or type, or an empty size.
+    """
+    return _resized_by_pillow(rgb_u8, width, height, "LANCZOS")
+
+
+def resize_bicubic(rgb_u8: np.ndarray, width: int, height: int) -> np.ndarray:
+    """As ``resize_lanczos``, by Pillow's BICUBIC filter, which DUSt3R enlarges with."""
+    return _resized_by_pillow(rgb_u8, width, height, "BICUBIC")
+
+
+def _resized_by_pillow(rgb_u8: np.ndarray, width: int, height: int, kernel: str) -> np.ndarray:
+    from PIL import Image
+
+    check_shape("image", rgb_u8, "H", "W", 3)
+    if rgb_u8.dtype != np.uint8 or width < 1 or height < 1:
+        raise InvalidInputError(f"image is {rgb_u8.dtype} and wanted at {width}x{height}, expected uint8 and one pixel")
+    picture = Image.fromarray(np.ascontiguousarray(rgb_u8))
+    return np.array(picture.resize((width, height), getattr(Image, kernel)))
+
+
 def _centres(size_in: int, size_out: int) -> np.ndarray:
     """The input pixel [size_out] under the centre of each output pixel."""
     return np.minimum(((np.arange(size_out) + 0.5) * (size_in / size_out)).astype(np.int64), size_in - 1)

@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from reconx_ros.core import SE3, InvalidInputError, Sim3, check_finite, check_shape
+from reconx_ros.core.transforms import nearest_rotation
 
 COLLINEAR_RATIO = 0.02  # second over first singular value of the centred points, below which they form a line
 _MAX_SAMPLES = 500
@@ -49,6 +50,17 @@ def umeyama(
                 "expected at least three that do not lie on one line"
             )
     return _fit(a, b, w, np.zeros((3, 3)), with_scale)
+
+
+def rigid_fit(points_a: np.ndarray, points_b: np.ndarray) -> SE3:
+    """As ``umeyama`` with scale 1 and equal weights, also where points huddle so near a line that it would refuse.
+
+    Raises:
+        InvalidInputError: for shapes that differ, no points, or values that are not finite.
+    """
+    a, b, w = _checked(points_a, points_b, None)
+    found = _fit(a, b, w, np.zeros((3, 3)), with_scale=False)
+    return SE3(rotation=found.rotation, translation=found.translation)
 
 
 def robust_umeyama(
@@ -180,9 +192,7 @@ def _fit(a: np.ndarray, b: np.ndarray, w: np.ndarray, prior: np.ndarray, with_sc
     mean_a, mean_b = share @ a, share @ b
     centred_a, centred_b = a - mean_a, b - mean_b
     covariance = np.einsum("p,pi,pj->ij", share, centred_a, centred_b)
-    u, _, vt = np.linalg.svd(covariance + prior)
-    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
-    rotation = u @ flip @ vt
+    rotation = nearest_rotation(covariance + prior)
     along = float(np.trace(rotation.T @ covariance))
     scale = along / float(share @ (centred_b**2).sum(axis=1)) if with_scale else 1.0
     if not scale > 0:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
+from reconx_ros.core import BY_TRUST, SE3, InvalidInputError, PinholeCamera
+from reconx_ros.geometry.kinds import surest_majority
 from reconx_ros.geometry.projection import backproject, inside_image, project, transform_points
 from reconx_ros.geometry.visibility import Surface, splat_depth
 from reconx_ros.geometry.warping import sample
@@ -54,12 +55,14 @@ class BlendedView:
         rgb: [H, W, 3] float32 in [0, 1]; black where nothing was hit.
         depth: [H, W] float32 z-depth; 0 where nothing was hit.
         confidence: [H, W] float32 in [0, MAX_CONFIDENCE]: of the sources, times agreement, times nearness in angle.
+        provenance: [H, W] uint8, the kind of most of what was blended; NONE where nothing was hit.
         hit: [H, W] bool.
     """
 
     rgb: torch.Tensor  # [H, W, 3]
     depth: torch.Tensor  # [H, W]
     confidence: torch.Tensor  # [H, W]
+    provenance: torch.Tensor  # [H, W]
     hit: torch.Tensor  # [H, W]
 
 
@@ -112,12 +115,14 @@ class _Look:
         ratio: depth that the source measured there over the depth of the point; 0 where it measured none.
         weight: confidence of that pixel, small beside cuts, 0 where it knows nothing.
         confidence: confidence of that pixel, halved beside cuts.
+        pixel: its flat index.
     """
 
     uv: torch.Tensor
     ratio: torch.Tensor
     weight: torch.Tensor
     confidence: torch.Tensor
+    pixel: torch.Tensor
 
 
 def _look(source: Surface, points_world: torch.Tensor, known: torch.Tensor, settings: BlendSettings) -> _Look:
@@ -134,6 +139,7 @@ def _look(source: Surface, points_world: torch.Tensor, known: torch.Tensor, sett
         ratio=torch.where(confidence > 0, depth / z.clamp_min(1e-6), 0.0),
         weight=weight,
         confidence=torch.where(edge, _EDGE_TRUST * confidence, confidence),
+        pixel=pixel,
     )
 
 
@@ -175,7 +181,7 @@ def _vote_share(
 def _colour(
     sources: list[Surface],
     depth: torch.Tensor,
-    share: torch.Tensor,
+    agreement: torch.Tensor,
     camera: PinholeCamera,
     world_from_cam: SE3,
     s: BlendSettings,
@@ -183,7 +189,7 @@ def _colour(
     known = depth > 0
     points = transform_points(world_from_cam, backproject(depth, camera))
     rgb, trust = torch.zeros(*depth.shape, 3, device=depth.device), torch.zeros_like(depth)
-    total = torch.zeros_like(depth)
+    total, shares = torch.zeros_like(depth), {kind: torch.zeros_like(depth) for kind in BY_TRUST}
     for source in sources:
         look = _look(source, points, known, s)
         fit = torch.exp(-(((look.ratio - 1) / s.agreement) ** 2))
@@ -192,12 +198,16 @@ def _colour(
         rgb += weight[..., None] * sample(source.rgb.permute(2, 0, 1), look.uv).permute(1, 2, 0)
         trust += weight * look.confidence * fit * torch.exp(-((angle / s.trust_angle_deg) ** 2))
         total += weight
+        kinds = source.provenance.flatten()[look.pixel]
+        for kind, share in shares.items():
+            share += weight * (kinds == int(kind))
     hit = known & (total > 1e-6)
     scale = torch.where(hit, 1 / total.clamp_min(1e-9), 0.0)
     return BlendedView(
         rgb=(rgb * scale[..., None]).clamp(0, 1),
         depth=torch.where(hit, depth, 0.0),
-        confidence=(trust * scale * share).clamp(0, MAX_CONFIDENCE),
+        confidence=(trust * scale * agreement).clamp(0, MAX_CONFIDENCE),
+        provenance=torch.where(hit, surest_majority(shares, total), 0).to(torch.uint8),
         hit=hit,
     )
 

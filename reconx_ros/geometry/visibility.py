@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointMap, check_shape
+from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointMap, Provenance, check_shape
 from reconx_ros.geometry.warping import RayProjection, ray_projection
 
 _MAX_STEPS = 4
@@ -30,6 +30,8 @@ class Surface:
         rgb: [H, W, 3] float32 in [0, 1].
         depth: [H, W] float32; 0 where nothing is known.
         confidence: [H, W] float32 in [0, 1]; 0 where nothing is known.
+        provenance: [H, W] uint8, of the source's pixels; INFERRED where a small gap was closed, NONE where nothing is
+            known.
         cells: [H-1, W-1] bool, cells between four pixels of one surface.
         at_edge: [H, W] bool, pixels beside a cut: their colour may mix two things.
         camera, world_from_cam: where it was taken.
@@ -38,6 +40,7 @@ class Surface:
     rgb: torch.Tensor  # [H, W, 3]
     depth: torch.Tensor  # [H, W]
     confidence: torch.Tensor  # [H, W]
+    provenance: torch.Tensor  # [H, W]
     cells: torch.Tensor  # [H-1, W-1]
     at_edge: torch.Tensor  # [H, W]
     camera: PinholeCamera
@@ -68,6 +71,7 @@ def make_surface(
         rgb=view.rgb.to(device),
         depth=depth,
         confidence=torch.where((depth > 0) & ~usable, _neighbours_mean(confidence), confidence),
+        provenance=torch.where(usable, view.provenance.to(device), Provenance.INFERRED.where(depth > 0)),
         cells=cells,
         at_edge=_beside_cut(cells) & (depth > 0),
         camera=view.camera,

@@ -1,7 +1,7 @@
 """COLMAP sparse models: cameras and posed pictures, as text or binary (https://colmap.github.io/format.html).
 
 COLMAP keeps cam_from_world as quaternion (w, x, y, z) and translation, and puts the centre of the first pixel at
-(0.5, 0.5): principal points move by half a pixel here and nowhere else. Points are neither written nor read.
+(0.5, 0.5): principal points move by half a pixel here and nowhere else. Points are written, and passed over when read.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, ReconxError, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.core.transforms import rotation_from_quaternion_wxyz
+from reconx_ros.io.colmap_points import ColmapPoints
 from reconx_ros.io.images import read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.ply import write_atomically
 
 _FILES = ("cameras", "images", "points3D")
 _LATER_FILES = ("rigs", "frames")  # COLMAP 3.12 and later add these; older models do without
@@ -60,8 +61,10 @@ class ColmapView:
         return Lens(camera=self.camera, model=self.distortion_model, coefficients=self.distortion)
 
 
-def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = True) -> None:
-    """Write a sparse model of PINHOLE cameras without points: cameras, images and an empty points3D; no distortion.
+def write_colmap(
+    folder: Path, views: Sequence[ColmapView], points: ColmapPoints | None = None, *, binary: bool = True
+) -> None:
+    """Write a sparse model of PINHOLE cameras without distortion: cameras, images and points3D.
 
     Equal cameras are written once; images are numbered from 1 in the order given. Each file appears complete or not at
     all.
@@ -69,6 +72,7 @@ def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = Tr
     Args:
         folder: made where it is absent, for example ``sparse/0``.
         views: cameras, poses and names.
+        points: what the views see; None for a model without points.
         binary: ``.bin`` files, else ``.txt``.
 
     Raises:
@@ -81,13 +85,14 @@ def write_colmap(folder: Path, views: Sequence[ColmapView], *, binary: bool = Tr
     _check_folder(folder, suffix)
     cameras = list(dict.fromkeys(view.camera for view in views))
     numbers = [cameras.index(view.camera) + 1 for view in views]
-    parts = (_binary_parts if binary else _text_parts)(cameras, numbers, views)
+    points = points if points is not None else ColmapPoints.none(len(views))
+    parts = (_binary_parts if binary else _text_parts)(cameras, numbers, views, points)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make folder {folder}: {error.strerror or error}") from error
     for name, data in zip(_FILES, parts, strict=True):
-        write_atomically(folder / f"{name}{suffix}", [data])
+        write_bytes(folder / f"{name}{suffix}", data)
 
 
 def _check_names(views: Sequence[ColmapView], binary: bool) -> None:
@@ -129,7 +134,7 @@ def _pose(view: ColmapView) -> list[float]:
 
 
 def _binary_parts(
-    cameras: list[PinholeCamera], numbers: list[int], views: Sequence[ColmapView]
+    cameras: list[PinholeCamera], numbers: list[int], views: Sequence[ColmapView], points: ColmapPoints
 ) -> tuple[bytes, bytes, bytes]:
     count = struct.Struct("<Q").pack
     camera_rows = [
@@ -137,21 +142,21 @@ def _binary_parts(
         for i, camera in enumerate(cameras, 1)
     ]
     image_rows = [
-        struct.pack("<I7dI", i, *_pose(view), number) + view.name.encode() + b"\0" + count(0)
+        struct.pack("<I7dI", i, *_pose(view), number) + view.name.encode() + b"\0" + points.binary_view(i - 1)
         for i, (view, number) in enumerate(zip(views, numbers, strict=True), 1)
     ]
-    return b"".join([count(len(cameras)), *camera_rows]), b"".join([count(len(views)), *image_rows]), count(0)
+    return b"".join([count(len(cameras)), *camera_rows]), b"".join([count(len(views)), *image_rows]), points.binary()
 
 
 def _text_parts(
-    cameras: list[PinholeCamera], numbers: list[int], views: Sequence[ColmapView]
+    cameras: list[PinholeCamera], numbers: list[int], views: Sequence[ColmapView], points: ColmapPoints
 ) -> tuple[bytes, bytes, bytes]:
     camera_rows = [
         f"{i} PINHOLE {camera.width} {camera.height} {' '.join(map(repr, _parameters(camera)))}\n"
         for i, camera in enumerate(cameras, 1)
     ]
     image_rows = [
-        f"{i} {' '.join(map(repr, _pose(view)))} {number} {view.name}\n\n"
+        f"{i} {' '.join(map(repr, _pose(view)))} {number} {view.name}\n{points.text_view(i - 1)}\n"
         for i, (view, number) in enumerate(zip(views, numbers, strict=True), 1)
     ]
     headers = (
@@ -159,7 +164,7 @@ def _text_parts(
         "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of POINTS2D[] as X Y POINT3D_ID\n",
         "# POINT3D_ID X Y Z R G B ERROR TRACK[] as IMAGE_ID POINT2D_IDX\n",
     )
-    texts = (headers[0] + "".join(camera_rows), headers[1] + "".join(image_rows), headers[2])
+    texts = (headers[0] + "".join(camera_rows), headers[1] + "".join(image_rows), headers[2] + points.text())
     return texts[0].encode(), texts[1].encode(), texts[2].encode()
 
 

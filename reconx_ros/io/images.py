@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from reconx_ros.core import InvalidInputError, StorageError, check_shape
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_bytes
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 MILLIMETRE = 0.001
@@ -62,9 +62,9 @@ def write_image(path: Path | str, rgb_u8: np.ndarray, *, jpeg_quality: int = 95)
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".png":
-        write_bytes_atomic(path, encode_png(rgb_u8))
+        write_bytes(path, encode_png(rgb_u8))
     elif suffix in (".jpg", ".jpeg"):
-        write_bytes_atomic(path, encode_jpeg(rgb_u8, jpeg_quality))
+        write_bytes(path, encode_jpeg(rgb_u8, jpeg_quality))
     else:
         raise InvalidInputError(f"image file {path} has suffix '{suffix}', expected .png or .jpg")
 
@@ -85,7 +85,7 @@ def write_depth(path: Path | str, depth_m: np.ndarray, unit_m: float = MILLIMETR
         StorageError: when it cannot be written.
         InvalidInputError: for another shape.
     """
-    write_bytes_atomic(path, encode_depth_png(depth_m, unit_m))
+    write_bytes(path, encode_depth_png(depth_m, unit_m))
 
 
 def decode_image(data: bytes | memoryview | np.ndarray, name: str = "image", *, as_stored: bool = False) -> np.ndarray:
@@ -197,19 +197,6 @@ def read_bytes(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except OSError as err:
         raise StorageError(f"file {path} cannot be read: {err.strerror}") from err
-
-
-def write_bytes_atomic(path: Path | str, data: bytes) -> None:
-    """Write a file through a temporary one beside it, so that readers see the old or the new content, never half.
-
-    Raises:
-        StorageError: when it cannot be written (missing folder, permissions, full disk).
-    """
-    try:
-        with whole_file(Path(path)) as temporary:
-            temporary.write_bytes(data)
-    except OSError as err:
-        raise StorageError(f"file {path} cannot be written: {err.strerror}") from err
 
 
 def _bgr(rgb_u8: np.ndarray) -> np.ndarray:

@@ -111,7 +111,7 @@ class Scene:
         root: the folder.
         views: the pictures, none of them decoded.
         metric_scale: whether poses and depth are in metres.
-        layout: which reader read it, a key of ``reconx_ros.io.readers.LAYOUTS``.
+        layout: which reader read it, one of ``reconx_ros.io.readers.layouts.LAYOUTS``.
         pose_source: where the poses come from, in words; None where nothing says so.
         splits: few-view splits by number of inputs ("2", "3", ...), suggested or defined by the data set.
         notes: what was left out or assumed, a sentence each.

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import Frame, InvalidInputError, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.io.cameras_json import POSE_KEYS
-from reconx_ros.io.images import write_bytes_atomic, write_depth, write_image
-from reconx_ros.io.lanczos import covering_camera, covering_crop
+from reconx_ros.io.covering import covering_camera, covering_crop
+from reconx_ros.io.images import write_depth, write_image
 from reconx_ros.io.readers.base import Request
 from reconx_ros.io.readers.chunks import INDEX_CROP, video_keys
 from reconx_ros.io.readers.layouts import layout_from_folder
@@ -186,7 +187,7 @@ def write_scene(folder: Path | str, frames: Sequence[Frame], *, metric_scale: bo
         "pose_source": pose_source,
         "images": [_write_frame(root, k, frame) for k, frame in enumerate(frames)],
     }
-    write_bytes_atomic(root / "cameras.json", json.dumps(document, indent=1).encode())
+    write_bytes(root / "cameras.json", json.dumps(document, indent=1).encode())
 
 
 def _write_frame(root: Path, number: int, frame: Frame) -> dict[str, Any]:

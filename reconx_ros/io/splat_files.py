@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import GaussianScene, InvalidInputError, check_finite
-from reconx_ros.io.ply import write_atomically
+from reconx_ros.core.files import write_bytes
 
 _SH_C0 = 0.28209479177387814
 _SPLAT_DTYPE = np.dtype([("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rotation_wxyz", "u1", 4)])
@@ -49,7 +49,7 @@ def write_splat(path: Path, scene: GaussianScene) -> None:
     table["rgba"][:, 3] = _bytes(255 * opacity)
     table["rotation_wxyz"] = _bytes(128 + 128 * arrays["quats_wxyz"])
     order = np.argsort(-(arrays["log_scales"].sum(axis=-1) + np.log(np.maximum(opacity, 1e-12))), kind="stable")
-    write_atomically(path, [table[order].tobytes()])
+    write_bytes(path, table[order].tobytes())
 
 
 def write_spz(path: Path, scene: GaussianScene, *, antialiased: bool = False) -> None:
@@ -75,7 +75,7 @@ def write_spz(path: Path, scene: GaussianScene, *, antialiased: bool = False) ->
     flags = _SPZ_ANTIALIASED if antialiased else 0
     header = struct.pack("<IIIBBBB", _SPZ_MAGIC, _SPZ_VERSION, len(scene), scene.sh_degree, bits, flags, 0)
     body = b"".join([header, *_spz_blocks(arrays, bits)])
-    write_atomically(path, [gzip.compress(body, mtime=0)])
+    write_bytes(path, gzip.compress(body, mtime=0))
 
 
 def _spz_blocks(arrays: dict[str, np.ndarray], bits: int) -> list[bytes]:

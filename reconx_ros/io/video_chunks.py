@@ -28,7 +28,6 @@ INDEX_FILE = "index.json"
 _NUMBERS = 18  # of a row of cameras
 _OPEN_CHUNKS = 2  # kept in memory; a chunk is about 100 MB
 _NS_PER_US = 1000
-_HEAD_BYTES = 1 << 18  # of a picture, which hold its size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +70,7 @@ class ChunkVideo:
             InvalidInputError: as ``frame``.
         """
         data = self.images[place].numpy()
-        size = size_in_head(data[:_HEAD_BYTES].tobytes())
+        size = size_in_head(data.tobytes(), self._name(place))
         if size is None:
             height, width = decode_image(data, self._name(place)).shape[:2]
             size = width, height

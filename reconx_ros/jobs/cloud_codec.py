@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reconx_ros.core import InvalidInputError, PointCloud
+from reconx_ros.core import InvalidInputError, PointCloud, check_provenance
 
 MAGIC = b"RXC1"
 MAX_POINTS = 100_000_000
@@ -32,7 +32,8 @@ def unpacked_cloud(data: Any) -> PointCloud:
     """The cloud in bytes of ``packed_cloud``.
 
     Raises:
-        InvalidInputError: for other bytes, an absurd count, or data that is cut short or damaged.
+        InvalidInputError: for other bytes, an absurd count, data that is cut short or damaged, or values that are no
+            provenance.
     """
     raw = bytes(data)
     if raw[:4] != MAGIC or len(raw) < 8:
@@ -47,6 +48,7 @@ def unpacked_cloud(data: Any) -> PointCloud:
         columns.append(_column(planes[start:end], kind))
         start = end
     x, y, z, confidence, keyframe_ids, red, green, blue, provenance = columns
+    check_provenance("packed cloud", provenance)
     return PointCloud(
         points=np.stack([x, y, z], axis=1),
         rgb_u8=np.stack([red, green, blue], axis=1),

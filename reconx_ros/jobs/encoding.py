@@ -6,18 +6,17 @@ whatever a header announces.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.io.image_size import size_in_head
 from reconx_ros.io.images import decode_compressed_depth, decode_depth_png, decode_image
 
 MAX_PIXELS = 64_000_000
 DEPTH_UNIT = 1e-3
 """One count of a depth PNG: a millimetre, or a thousandth of a map unit where the scale is not metric."""
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND"
 _JPEG_MAGIC = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
@@ -77,30 +76,13 @@ def announced_size(raw: bytes, name: str = "picture") -> tuple[int, int]:
     """(width, height) that a JPEG or PNG announces, read before anything is decoded.
 
     Raises:
-        InvalidInputError: for another format or a header that is cut short.
+        InvalidInputError: for another format, a header that is cut short, or more pixels than Pillow takes.
     """
-    if raw.startswith(_PNG_MAGIC) and len(raw) >= 24:
-        width, height = struct.unpack(">II", raw[16:24])
-        return int(width), int(height)
-    size = _jpeg_size(raw) if raw.startswith(_JPEG_MAGIC) else None
+    size = size_in_head(raw, name, as_stored=True, formats=("JPEG", "PNG"))
     if size is None:
         start = raw[:4].hex() or "nothing"
         raise InvalidInputError(f"{name} of {len(raw)} bytes starts with {start}, expected JPEG or PNG")
     return size
-
-
-def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 <= len(raw) and raw[at] == 0xFF:
-        marker = raw[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
-            height, width = struct.unpack(">HH", raw[at + 5 : at + 9])
-            return int(width), int(height)
-        else:
-            at += 2 + int(struct.unpack(">H", raw[at + 2 : at + 4])[0])
-    return None
 
 
 def encode_mask_png(values_u8: np.ndarray) -> bytes:

@@ -56,31 +56,49 @@ def job_config(base: ReconxConfig, preset: str, options_yaml: str) -> ReconxConf
     return updated(updated(base, preset_values(preset)), options)
 
 
-def reconstruct(request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
-    """Run one job with the real reconstruction.
+class Reconstructions:
+    """Runs jobs with the real reconstruction, one after the other; networks stay loaded between them."""
 
-    Args:
-        request: keyframes and options.
-        config: the server's configuration.
-        job: progress and cancellation.
-        out_dir: folder of this job's files, made here.
+    def __init__(self) -> None:
+        from reconx_ros.weights.cache import ModelCache
 
-    Raises:
-        ReconxError: as ``Reconstructor.run``.
-    """
-    from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
+        self._models = ModelCache()
 
-    config = _configured(config, request)
-    keyframes = [keyframe.decoded() for keyframe in request.keyframes]
-    result = Reconstructor(config).run(keyframes, metric_poses=request.metric_poses, job=job)
-    outcome = JobOutcome(
-        cloud=bounded(result.cloud, config.output.max_points),
-        keyframe_poses=dict(result.keyframe_poses),
-        novel_views=tuple(encoded_view(view) for view in result.novel_views),
-        metric_scale=bool(result.metric_scale),
-        report_json=json.dumps(result.report),
-    )
-    return JobOutput(outcome=_saved(result, outcome, out_dir), draw=SceneRenderer(result.scene, config).render)
+    def prepare(self, config: ReconxConfig) -> str:
+        """Load what jobs of a configuration will need; one sentence about it.
+
+        Raises:
+            ReconxError: as ``pipeline.preparation.prepare``.
+        """
+        from reconx_ros.pipeline.preparation import prepare
+
+        return prepare(config, self._models)
+
+    def run(self, request: JobRequest, config: ReconxConfig, job: Job, out_dir: Path) -> JobOutput:
+        """Run one job.
+
+        Args:
+            request: keyframes and options.
+            config: the server's configuration.
+            job: progress and cancellation.
+            out_dir: folder of this job's files, made here.
+
+        Raises:
+            ReconxError: as ``Reconstructor.run``.
+        """
+        from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
+
+        config = _configured(config, request)
+        keyframes = [keyframe.decoded() for keyframe in request.keyframes]
+        result = Reconstructor(config, self._models).run(keyframes, metric_poses=request.metric_poses, job=job)
+        outcome = JobOutcome(
+            cloud=bounded(result.cloud, config.output.max_points),
+            keyframe_poses=dict(result.keyframe_poses),
+            novel_views=tuple(encoded_view(view) for view in result.novel_views),
+            metric_scale=bool(result.metric_scale),
+            report_json=json.dumps(result.report),
+        )
+        return JobOutput(outcome=_saved(result, outcome, out_dir), draw=SceneRenderer(result.scene, config).render)
 
 
 def loaded_scene(path: Path, config: ReconxConfig) -> tuple[int, Draw]:

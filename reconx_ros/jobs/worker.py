@@ -6,7 +6,8 @@ target), ("load_scene", key, path, ReconxConfig). Answers: ("ready", device), ("
 message), ("preview", key, jpeg), ("done", key, JobOutcome), ("answer", key, value | failed JobOutcome), ("log", level,
 sentence). The process ends when the other side closes the socket.
 
-A target is a function ``(JobRequest, ReconxConfig, Job, out_dir: Path) -> JobOutput``, named "module:function".
+A target is a function ``(JobRequest, ReconxConfig, Job, out_dir: Path) -> JobOutput``, named "module:function"; empty
+for the reconstruction itself, whose networks stay loaded as long as the process lives.
 """
 
 from __future__ import annotations
@@ -39,10 +40,9 @@ from reconx_ros.core import (
 from reconx_ros.core.job import Picture
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import DrawnView, ErrorCode, JobOutcome
-from reconx_ros.jobs.reconstruct import Draw, JobOutput, loaded_scene, overall_fraction
+from reconx_ros.jobs.reconstruct import Draw, JobOutput, Reconstructions, loaded_scene, overall_fraction
 from reconx_ros.pipeline.config import ReconxConfig
 
-DEFAULT_TARGET = "reconx_ros.jobs.reconstruct:reconstruct"
 NO_SCENE = "there is no scene yet: no reconstruction has succeeded in this worker process"
 _PROGRESS_PERIOD_S = 0.1
 _PREVIEW_PERIOD_S = 1.0
@@ -57,15 +57,15 @@ _CODES = (
 
 def outcome_from_error(error: BaseException) -> JobOutcome:
     """The outcome of a job that raised: its code and one sentence."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    from reconx_ros.core.memory import is_out_of_memory  # loads torch, which the server's node does without
+
+    if is_out_of_memory(error):
         return JobOutcome.failure(ErrorCode.OUT_OF_MEMORY, f"the memory was not enough: {_first_line(error)}")
     for kind, code in _CODES:
         if isinstance(error, kind):
             return JobOutcome.failure(code, str(error))
     if isinstance(error, ReconxError):
         return JobOutcome.failure(ErrorCode.RECONSTRUCTION_FAILED, str(error))
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return JobOutcome.failure(ErrorCode.OUT_OF_MEMORY, f"the memory was not enough: {_first_line(error)}")
     sentence = f"{type(error).__name__}: {_first_line(error)}"
     return JobOutcome.failure(ErrorCode.RECONSTRUCTION_FAILED, f"the reconstruction failed unexpectedly, {sentence}")
 
@@ -87,7 +87,7 @@ def resolve(target: str) -> Callable[..., JobOutput]:
     Raises:
         InvalidInputError: when there is none.
     """
-    module, _, name = (target or DEFAULT_TARGET).partition(":")
+    module, _, name = target.partition(":")
     try:
         function: Callable[..., JobOutput] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -104,6 +104,7 @@ class Worker:
         self._token = CancelToken()
         self._running = ""
         self._draw: Draw | None = None
+        self._reconstructions = Reconstructions()
         self._told: tuple[str, str, float] = ("", "", 0.0)  # key, stage, when
         self._shown_s = 0.0
 
@@ -142,7 +143,8 @@ class Worker:
         if request.preview:
             job = replace(job, on_preview=lambda picture: self._preview(key, picture))
         try:
-            output = resolve(target)(request, config, job, Path(out_dir))
+            function = resolve(target) if target else self._reconstructions.run
+            output = function(request, config, job, Path(out_dir))
             if output.draw is not None:
                 self._draw = output.draw
             outcome = output.outcome
@@ -172,13 +174,11 @@ class Worker:
             self.send("answer", key, outcome_from_error(error))
 
     def _prepared(self, config: ReconxConfig, target: str) -> str:
-        """One sentence about what jobs of this configuration will use, all of which was loaded once."""
+        """One sentence about what jobs of this configuration will use, all of which is loaded now."""
+        if not target:
+            return self._reconstructions.prepare(config)
         resolve(target)
-        if target:
-            return f"jobs run {target}"
-        from reconx_ros.pipeline.preparation import prepare
-
-        return prepare(config)
+        return f"jobs run {target}"
 
     def _loaded(self, path: str, config: ReconxConfig) -> int:
         count, self._draw = loaded_scene(Path(path), config)

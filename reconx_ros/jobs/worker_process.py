@@ -117,7 +117,7 @@ class WorkerProcess:
         return self._ask("draw", camera, world_from_cam)[1]
 
     def prepare(self, config: ReconxConfig, target: str) -> Future[str]:
-        """Load once what jobs will need; a sentence about it. The future raises as that of ``draw``."""
+        """Load what jobs will need; a sentence about it. The future raises as that of ``draw``."""
         return self._ask("prepare", config, target)[1]
 
     def load_scene(self, path: Path, config: ReconxConfig) -> Future[int]:

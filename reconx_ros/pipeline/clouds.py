@@ -9,15 +9,15 @@ from reconx_ros.core import AlignedViews, PointCloud, PointMap, Provenance, Sequ
 from reconx_ros.geometry.projection import backproject, pointmap_world, transform_points
 
 
-def observed_cloud(views: AlignedViews, min_confidence: float) -> PointCloud:
-    """Every valid pixel of the pointmaps with at least this confidence, as an observed point."""
+def pointmap_cloud(views: AlignedViews, min_confidence: float) -> PointCloud:
+    """Every valid pixel of the pointmaps with at least this confidence, as a point of its kind."""
     return PointCloud.concatenate([_view_cloud(view, min_confidence) for view in views.views])
 
 
 def _view_cloud(view: PointMap, min_confidence: float) -> PointCloud:
     mask = view.valid & (view.confidence >= min_confidence)
     return _cloud(
-        pointmap_world(view)[mask], view.rgb[mask], view.confidence[mask], Provenance.OBSERVED, view.keyframe_id
+        pointmap_world(view)[mask], view.rgb[mask], view.confidence[mask], view.provenance[mask], view.keyframe_id
     )
 
 
@@ -32,17 +32,17 @@ def _generated(view: SequenceView, views: AlignedViews, min_confidence: float) -
     mask = (view.provenance == int(Provenance.GENERATED)) & (view.depth > 0) & (view.confidence >= min_confidence)
     nearest = min(views.views, key=lambda v: v.world_from_cam.distance_to(view.world_from_cam))
     points = transform_points(view.world_from_cam, backproject(view.depth, view.camera))
-    return _cloud(points[mask], view.rgb[mask], view.confidence[mask], Provenance.GENERATED, nearest.keyframe_id)
+    return _cloud(points[mask], view.rgb[mask], view.confidence[mask], view.provenance[mask], nearest.keyframe_id)
 
 
 def _cloud(
-    points: torch.Tensor, rgb: torch.Tensor, confidence: torch.Tensor, provenance: Provenance, keyframe_id: int
+    points: torch.Tensor, rgb: torch.Tensor, confidence: torch.Tensor, provenance: torch.Tensor, keyframe_id: int
 ) -> PointCloud:
     count = int(points.shape[0])
     return PointCloud(
         points=points.float().cpu().numpy(),
         rgb_u8=(rgb * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
         confidence=confidence.float().cpu().numpy(),
-        provenance=np.full(count, int(provenance), np.uint8),
+        provenance=provenance.cpu().numpy(),
         keyframe_ids=np.full(count, keyframe_id, np.uint32),
     )

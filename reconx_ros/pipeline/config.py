@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reconx_ros.core import BY_TRUST
 from reconx_ros.core.settings import Settings, section, setting
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.pointmap.config import PointmapConfig
@@ -74,8 +75,13 @@ class OutputConfig(Settings):
     """What is published and written."""
 
     min_confidence: float = setting(0.5, "Confidence from which a point is exported.", ge=0.0, le=1.0, dynamic=True)
-    include_generated: bool = setting(
-        False, "Put points made up by a model into the cloud, flagged as such.", dynamic=True
+    kinds: tuple[str, ...] = setting(
+        ("observed",),
+        "How the place of a point may be known for the cloud to hold it: measured, guessed where a camera saw it, made "
+        "up. Coverage counts measured ones only.",
+        choices=tuple(kind.word for kind in BY_TRUST),
+        formerly=("include_generated",),
+        dynamic=True,
     )
     voxel_size: float = setting(
         0.0, "Edge of the voxels the cloud is thinned to; 0 keeps every point.", unit="world unit", ge=0.0, dynamic=True
@@ -199,7 +205,7 @@ class ReconxConfig(Settings):
     keyframes: KeyframeConfig = section(KeyframeConfig, "Which frames are kept.")
     coverage: CoverageConfig = section(CoverageConfig, "When to reconstruct.")
     pointmap: PointmapConfig = section(PointmapConfig, "Stage 1, geometry.")
-    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, views between.")
+    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, in-between views.")
     splatting: SplattingConfig = section(SplattingConfig, "Stage 3, Gaussians.")
     output: OutputConfig = section(OutputConfig, "What is published and written.")
     ros: RosConfig = section(RosConfig, "Topics, frames and timing of the nodes.")

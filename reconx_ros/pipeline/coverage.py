@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reconx_ros.core import SE3, PinholeCamera, PointCloud
+from reconx_ros.core import SE3, PinholeCamera, PointCloud, Provenance
 from reconx_ros.pipeline.config import CoverageConfig
 
 _OCCLUSION_SLACK = 1.2  # a point this much farther than the nearest of its cell still belongs to the visible surface
@@ -43,11 +43,12 @@ class CoverageModel:
         """Replace the map.
 
         Args:
-            cloud: observed and generated points; those below the configured confidence are ignored.
+            cloud: points of all kinds; only OBSERVED ones of the configured confidence or more explain what is seen.
             keyframe_poses: world_from_cam of every keyframe the cloud names; points of others are ignored.
         """
         known = np.isin(cloud.keyframe_ids, list(keyframe_poses))
-        chosen = np.flatnonzero(known & (cloud.confidence >= self._config.min_confidence))
+        observed = cloud.provenance == int(Provenance.OBSERVED)
+        chosen = np.flatnonzero(known & observed & (cloud.confidence >= self._config.min_confidence))
         if len(chosen) > _MAX_POINTS:
             chosen = chosen[np.linspace(0, len(chosen) - 1, _MAX_POINTS).astype(np.int64)]
         self._points = cloud.points[chosen].astype(np.float64)

@@ -6,12 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reconx_ros.core import InvalidInputError, StorageError
+import numpy as np
+
+from reconx_ros.core import InvalidInputError, PointCloud, StorageError
+from reconx_ros.core.files import write_bytes
+from reconx_ros.geometry.point_visibility import visible_points
+from reconx_ros.geometry.voxel import thin_to
 from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
 from reconx_ros.io.colmap import ColmapView, write_colmap
-from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
-from reconx_ros.io.images import write_bytes_atomic
+from reconx_ros.io.colmap_points import ColmapPoints
+from reconx_ros.io.gaussians import fitted_antialiased, read_scene_ply, write_scene_ply
+from reconx_ros.io.ply import read_point_cloud_ply
 from reconx_ros.io.splat_files import write_splat, write_spz
+
+MAX_COLMAP_POINTS = 100_000
 
 
 def export_result(folder: Path, formats: Sequence[str], out: Path) -> list[Path]:
@@ -20,7 +28,7 @@ def export_result(folder: Path, formats: Sequence[str], out: Path) -> list[Path]
     Args:
         folder: what ``save_reconstruction`` wrote.
         formats: of ``FORMATS``: "splat" and "spz" (scene for web viewers), "ply" (scene with the public properties
-            only), "colmap" and "colmap_text" (images and sparse/0, for nerfstudio, gsplat and the like).
+            only), "colmap" and "colmap_text" (images and sparse/0 with points, for nerfstudio, gsplat and the like).
         out: folder to write to; made where it is absent.
 
     Returns:
@@ -56,7 +64,7 @@ def _splat(folder: Path, out: Path) -> Path:
 
 def _spz(folder: Path, out: Path) -> Path:
     target = out / "scene.spz"
-    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=_antialiased(folder))
+    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=fitted_antialiased(folder))
     return target
 
 
@@ -69,17 +77,17 @@ def _colmap_text(folder: Path, out: Path) -> Path:
 
 
 def _colmap_model(folder: Path, out: Path, *, binary: bool) -> Path:
-    """images/ and sparse/0 of the keyframes."""
+    """images/ and sparse/0 of the keyframes, with the thinned cloud as points3D."""
     document = load_json(folder / "cameras.json")
     views = [_colmap_view(folder, document, entry) for entry in document.get("images", [])]
     try:
         for name in ("images", "sparse/0"):
             (out / name).mkdir(parents=True, exist_ok=True)
         for view in views:
-            write_bytes_atomic(out / "images" / view.name, (folder / "images" / view.name).read_bytes())
+            write_bytes(out / "images" / view.name, (folder / "images" / view.name).read_bytes())
     except OSError as err:
         raise StorageError(f"COLMAP folder {out} cannot be written: {err.filename}: {err.strerror}") from None
-    write_colmap(out / "sparse" / "0", views, binary=binary)
+    write_colmap(out / "sparse" / "0", views, _colmap_points(folder, views), binary=binary)
     return out
 
 
@@ -92,12 +100,26 @@ def _colmap_view(folder: Path, document: dict[str, Any], entry: dict[str, Any]) 
     return ColmapView(camera=camera, world_from_cam=pose, name=Path(entry["file"]).name)
 
 
-def _antialiased(folder: Path) -> bool:
-    """How the scene was fitted; the default of this package where no report says so."""
-    if not (folder / "report.json").is_file():
-        return True
-    config = load_json(folder / "report.json").get("config", {})
-    return bool(config.get("splatting", {}).get("antialiased", True))
+def _colmap_points(folder: Path, views: Sequence[ColmapView]) -> ColmapPoints | None:
+    """The cloud, thinned, without what no view sees; None where the result has no cloud."""
+    if not (folder / "points.ply").is_file():
+        return None
+    cloud = read_point_cloud_ply(folder / "points.ply")
+    thinned, _ = thin_to(cloud, _least_voxel(cloud), MAX_COLMAP_POINTS)
+    sights = [visible_points(thinned.points, cloud.points, view.camera, view.world_from_cam) for view in views]
+    kept = np.unique(np.concatenate([np.zeros(0, np.int64), *(seen for seen, _ in sights)]))
+    return ColmapPoints(
+        points=thinned.points[kept],
+        rgb_u8=thinned.rgb_u8[kept],
+        seen=[np.searchsorted(kept, seen) for seen, _ in sights],
+        pixels=[pixels for _, pixels in sights],
+    )
+
+
+def _least_voxel(cloud: PointCloud) -> float:
+    """So small that it joins only points that are as good as the same."""
+    spread = float(np.ptp(cloud.points, axis=0).max()) if len(cloud) else 0.0
+    return max(spread * 1e-4, float(np.finfo(np.float32).tiny))
 
 
 FORMATS: dict[str, Callable[[Path, Path], Path]] = {

@@ -1,4 +1,4 @@
-"""Stage 1, asked about the frames that stage 2 made up: where they are seen from, and how well all agree (eq. 6)."""
+"""Stage 1, asked about in-between views: where they are seen from, and how well all agree (eq. 6)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import torch
 from reconx_ros.core import AlignedViews, Frame, Job, Keyframe, PinholeCamera, PointMap
 from reconx_ros.core.registry import create
 from reconx_ros.core.transforms import SE3
-from reconx_ros.diffusion.base import FrameGeometry, MadeFrame
+from reconx_ros.diffusion.base import FrameGeometry, InBetweenView
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.geometry.umeyama import align_poses
 from reconx_ros.pointmap import base as pointmap_base
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.weights.cache import ModelCache, sharing
 
 _NETWORKS = ("dust3r", "pointmap_net")
 
 
 class Stage1Estimator:
-    """Runs a stage-1 backend over keyframes and made-up frames together; see ``FrameEstimator``.
+    """Runs a stage-1 backend over keyframes and in-between views together; see ``FrameEstimator``.
 
     Pointmap networks that the configuration names are asked themselves. Otherwise multi-view stereo is, after structure
-    from motion where poses are sought: sensors see no made-up frame.
+    from motion where poses are sought: sensors see no in-between view.
     """
 
-    def __init__(self, config: PointmapConfig) -> None:
+    def __init__(self, config: PointmapConfig, models: ModelCache | None = None) -> None:
         self._config = config
+        self._models = models
 
     def __call__(
         self,
         known: AlignedViews,
-        frames: Sequence[MadeFrame],
+        frames: Sequence[InBetweenView],
         *,
         find_poses: bool,
         device: torch.device,
@@ -71,7 +73,7 @@ class Stage1Estimator:
         if name not in _NETWORKS:
             name = "structure_from_motion" if find_poses else "multiview"
         backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
-        return backend
+        return sharing(backend, self._models)
 
 
 def _keyframe(number: int, rgb: torch.Tensor, camera: PinholeCamera, world_from_cam: SE3 | None) -> Keyframe:
@@ -90,7 +92,7 @@ def _in_known_world(known: AlignedViews, joined: Mapping[int, PointMap]) -> tupl
     return known_from_found.scale, poses
 
 
-def _geometry(frame: MadeFrame, view: PointMap | None, factor: float, world_from_cam: SE3) -> FrameGeometry | None:
+def _geometry(frame: InBetweenView, view: PointMap | None, factor: float, world_from_cam: SE3) -> FrameGeometry | None:
     if view is None:
         return None
     width, height = frame.camera.size

@@ -225,12 +225,11 @@ class KeyframeMapper:
             self._current_coverage = self._model.view(*self._current)
 
     def cloud(self) -> PointCloud:
-        """The map as it is exported: confident, observed unless configured otherwise, thinned and bounded."""
+        """The map as it is exported: confident, of the configured kinds, thinned and bounded."""
         output = self._config.output
         cloud = PointCloud.concatenate([self._map[i] for i in sorted(self._map)])
         keep = cloud.confidence >= output.min_confidence
-        if not output.include_generated:
-            keep &= cloud.provenance == int(Provenance.OBSERVED)
+        keep &= np.isin(cloud.provenance, [int(Provenance[word.upper()]) for word in output.kinds])
         cloud = cloud.select(keep)
         if output.voxel_size > 0:
             cloud = thin_cloud(cloud, output.voxel_size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from reconx_ros.core.files import write_text
 from reconx_ros.core.settings import Setting, Settings, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.presets import PRESETS, preset_values
@@ -27,7 +28,7 @@ def write_generated_files(root: Path) -> None:
     """Write all generated files below a checkout."""
     for name, content in generated_files().items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
+        write_text(root / name, content)
 
 
 def preset_yaml(preset: str) -> str:

@@ -1,8 +1,7 @@
-"""Loading once what the configured backends need, so that a missing or damaged file is noticed before the first job."""
+"""Loading what the configured backends need, so that a missing or damaged file is noticed before the first job."""
 
 from __future__ import annotations
 
-import gc
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,13 +12,14 @@ from reconx_ros.pipeline.selection import choose_device, choose_generator, choos
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.splatting.lpips import perceptual_from_config
 from reconx_ros.splatting.select import select_rasterizer
+from reconx_ros.weights.cache import ModelCache
 
 
 @runtime_checkable
 class LoadsNetwork(Protocol):
     """A stage-1 backend with weights."""
 
-    def load(self, config: PointmapConfig) -> object:
+    def load(self, config: PointmapConfig, device: torch.device) -> object:
         """The network that the configuration names."""
         ...
 
@@ -33,37 +33,39 @@ class LoadsModel(Protocol):
         ...
 
 
-def prepare(config: ReconxConfig) -> str:
-    """Make every backend that the configuration names, and load its weights once.
+def prepare(config: ReconxConfig, models: ModelCache | None = None) -> str:
+    """Make every backend that the configuration names, and load its weights.
 
-    Weights are let go again: a job loads what its stages need, one stage after the other, so that none holds the memory
-    that another one needs. What ``auto`` takes for stage 1 needs no weights.
+    Args:
+        config: of all stages.
+        models: where networks stay loaded for the jobs to come, as long as there is memory for them; None only checks.
 
     Returns:
         One sentence about what jobs will use.
 
     Raises:
         ConfigError: for an unknown backend or device.
-        BackendUnavailableError: for a backend that cannot run here, or without weights.
+        BackendUnavailableError: for a backend that cannot run here.
+        WeightsError: for weights that are missing or damaged.
         InvalidInputError: for weights that cannot be used.
-        StorageError: for weights that cannot be read.
     """
-    device = choose_device(config.device)
+    device, models = choose_device(config.device), models or ModelCache()
     pointmap = config.pointmap.backend
     if pointmap != "auto":
-        backend = choose_pointmap(config, ())
+        backend = choose_pointmap(config, (), models)
         if isinstance(backend, LoadsNetwork):
-            backend.load(config.pointmap)
-    generator = choose_generator(config)
+            backend.load(config.pointmap, device)
+    if config.pointmap.metric_network:
+        _load_metric_network(config.pointmap, models, device)
+    generator = choose_generator(config, models)
     if isinstance(generator, LoadsModel):
         generator.load(config.diffusion, device)
     rasterizer = select_rasterizer(config.splatting, device)
-    _release(device)
-    perceptual = "with" if perceptual_from_config(config.splatting) is not None else "without"
+    perceptual = "with" if perceptual_from_config(config.splatting, models, device) is not None else "without"
     return f"jobs run {pointmap}, {generator.name}, {rasterizer.name} on {device.type}, {perceptual} LPIPS"
 
 
-def _release(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def _load_metric_network(config: PointmapConfig, models: ModelCache, device: torch.device) -> None:
+    from reconx_ros.pointmap.network.metric_depth import resident_network
+
+    resident_network(config.metric_network, models, device, int(config.max_memory_gb * 1e9))

@@ -23,7 +23,7 @@ from reconx_ros.core import (
 from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
-from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
+from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
@@ -38,7 +38,9 @@ from reconx_ros.splatting.losses import PerceptualLoss
 from reconx_ros.splatting.lpips import perceptual_from_config
 from reconx_ros.splatting.render import RenderedView, render_scene
 from reconx_ros.splatting.select import select_rasterizer
+from reconx_ros.weights.cache import ModelCache
 
+_SPLATTING_BYTES = 2e9  # that should be free when stage 3 starts; at usual sizes it takes less
 _log = logging.getLogger(__name__)
 
 
@@ -49,9 +51,9 @@ class Reconstruction:
     Attributes:
         keyframes: its input.
         views: stage 1, one pointmap per keyframe.
-        sequence: stage 2, the keyframes and the frames between.
+        sequence: stage 2, the keyframes and the in-between views.
         scene: stage 3.
-        cloud: observed and generated points with at least the exported or coverage confidence, whichever is lower.
+        cloud: points of all kinds with at least the exported or coverage confidence, whichever is lower.
         trajectory: poses of the novel views.
         novel_views: pictures of the scene along the trajectory.
         report: plain dictionaries for JSON: config, versions, stages, counts, warnings.
@@ -78,11 +80,17 @@ class Reconstruction:
 
 
 class Reconstructor:
-    """Runs the stages that a configuration names. Holds no state between runs."""
+    """Runs the stages that a configuration names.
 
-    def __init__(self, config: ReconxConfig) -> None:
+    Args:
+        config: of all stages.
+        models: where networks stay loaded between runs; None makes a cache for this object alone.
+    """
+
+    def __init__(self, config: ReconxConfig, models: ModelCache | None = None) -> None:
         self._config = config
         self._device = choose_device(config.device)
+        self._models = models or ModelCache()
 
     def run(
         self, keyframes: Sequence[Keyframe], *, metric_poses: bool = True, job: Job | None = None
@@ -106,14 +114,17 @@ class Reconstructor:
         job = job or Job()
         config, device = self._config, self._device
         torch.manual_seed(config.seed)
-        backend, generator = choose_pointmap(config, keyframes), choose_generator(config)
-        rasterizer, perceptual = select_rasterizer(config.splatting, device), perceptual_from_config(config.splatting)
-        stages = StageRecorder(device)
+        backend = choose_pointmap(config, keyframes, self._models)
+        generator = choose_generator(config, self._models)
+        rasterizer, stages = select_rasterizer(config.splatting, device), StageRecorder(device, self._models)
+        before = self._models.load_seconds
+        perceptual = self._perceptual()  # before any work, so that a wrong file costs none
+        perceptual_seconds = self._models.load_seconds - before
         with stages.measure("pointmap", backend.name):
             views = self._align(backend, keyframes, metric_poses, job.for_stage("pointmap"))
         with stages.measure("diffusion", generator.name):
             sequence = self._generate(generator, views, job.for_stage("diffusion"))
-        with stages.measure("splatting", rasterizer.name):
+        with stages.measure("splatting", rasterizer.name, loaded_seconds=perceptual_seconds):
             fitted = self._fit(views, sequence, rasterizer, perceptual, job.for_stage("splatting"))
         with stages.measure("render", rasterizer.name):
             trajectory, novel_views = self._render(views, fitted.scene, rasterizer, job.for_stage("render"))
@@ -136,18 +147,19 @@ class Reconstructor:
             InvalidInputError, InsufficientParallaxError, BackendUnavailableError, ReconstructionError, CancelledError:
                 as ``run``.
         """
-        backend = choose_pointmap(self._config, keyframes)
+        backend = choose_pointmap(self._config, keyframes, self._models)
         torch.manual_seed(self._config.seed)
         return self._align(backend, keyframes, metric_poses, job or Job(stage="pointmap"))
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
-        """Stage 2 alone: the views of stage 1 and frames between them.
+        """Stage 2 alone: the views of stage 1 and the in-between views.
 
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
         """
         torch.manual_seed(self._config.seed)
-        return self._generate(choose_generator(self._config), views, job or Job(stage="diffusion"))
+        generator = choose_generator(self._config, self._models)
+        return self._generate(generator, views, job or Job(stage="diffusion"))
 
     def fit(self, views: AlignedViews, sequence: ViewSequence, *, job: Job | None = None) -> FitResult:
         """Stage 3 alone: Gaussians that start from the pointmaps of stage 1 and look like the frames of stage 2.
@@ -155,19 +167,32 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, ReconstructionError, CancelledError: as ``run``.
         """
-        splatting = self._config.splatting
-        rasterizer, perceptual = select_rasterizer(splatting, self._device), perceptual_from_config(splatting)
-        return self._fit(views, sequence, rasterizer, perceptual, job or Job(stage="splatting"))
+        rasterizer = select_rasterizer(self._config.splatting, self._device)
+        return self._fit(views, sequence, rasterizer, self._perceptual(), job or Job(stage="splatting"))
+
+    def _perceptual(self) -> PerceptualLoss | None:
+        return perceptual_from_config(self._config.splatting, self._models, self._device)
 
     def _align(
         self, backend: PointmapBackend, keyframes: Sequence[Keyframe], metric_poses: bool, job: Job
     ) -> AlignedViews:
         plan = plan_memory(backend.name, keyframes, self._config.pointmap, device=self._device)
-        views = backend.reconstruct(keyframes, plan.config, device=self._device, job=job)
+        self._models.make_room(plan.estimated_bytes or 0, self._device)
+        views = self._models.with_room(
+            lambda: backend.reconstruct(keyframes, plan.config, device=self._device, job=job)
+        )
         if views.scale_source == "poses" and not metric_poses:
             views = replace(views, metric_scale=False, scale_source=None)
         views = replace(views, warnings=(*plan.warnings, *views.warnings))
-        return scale_to_metric(views, keyframes, plan.config, metric_poses=metric_poses, device=self._device, job=job)
+        return scale_to_metric(
+            views,
+            keyframes,
+            plan.config,
+            metric_poses=metric_poses,
+            device=self._device,
+            job=job,
+            models=self._models,
+        )
 
     def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
         config = self._config
@@ -183,16 +208,19 @@ class Reconstructor:
         job: Job,
     ) -> FitResult:
         config = self._config
+        self._models.make_room(_SPLATTING_BYTES, self._device, keep=perceptual)
         start = initial_scene(views, config.splatting, seed=config.seed)
-        return fit(
-            start,
-            sequence,
-            config.splatting,
-            rasterizer=rasterizer,
-            device=self._device,
-            job=job,
-            seed=config.seed,
-            perceptual=perceptual,
+        return self._models.with_room(
+            lambda: fit(
+                start,
+                sequence,
+                config.splatting,
+                rasterizer=rasterizer,
+                device=self._device,
+                job=job,
+                seed=config.seed,
+                perceptual=perceptual,
+            )
         )
 
     def _render(
@@ -215,10 +243,10 @@ class Reconstructor:
 
     def _cloud(self, views: AlignedViews, sequence: ViewSequence) -> PointCloud:
         floor = min(self._config.output.min_confidence, self._config.coverage.min_confidence)
-        observed = observed_cloud(views, floor)
+        mapped = pointmap_cloud(views, floor)
         if not sequence.generates:
-            return observed
-        return PointCloud.concatenate([observed, generated_cloud(sequence, views, floor)])
+            return mapped
+        return PointCloud.concatenate([mapped, generated_cloud(sequence, views, floor)])
 
 
 class SceneRenderer:

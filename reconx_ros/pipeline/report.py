@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import reconx_ros
-from reconx_ros.core import AlignedViews, Keyframe, PointCloud, Provenance, ViewSequence
+from reconx_ros.core import BY_TRUST, AlignedViews, Keyframe, PointCloud, ViewSequence
 from reconx_ros.core.registry import BackendInfo
 from reconx_ros.core.settings import to_mapping
 from reconx_ros.diffusion import base as diffusion_base
@@ -44,9 +44,9 @@ def build_report(
         "keyframe_ids_joined": [v.keyframe_id for v in views.views],
         "pose_corrections": [asdict(c) for c in views.pose_corrections],
         "points": len(cloud),
-        "points_observed": int((cloud.provenance == int(Provenance.OBSERVED)).sum()),
-        "points_generated": int((cloud.provenance == int(Provenance.GENERATED)).sum()),
+        **{f"points_{kind.word}": int((cloud.provenance == int(kind)).sum()) for kind in BY_TRUST},
         "gaussians": len(fitted.scene),
+        **{f"gaussians_{kind.word}": int((fitted.scene.provenance == int(kind)).sum()) for kind in BY_TRUST},
         "novel_views": novel_views,
         "metric_scale": views.metric_scale,
         "scale_source": views.scale_source,

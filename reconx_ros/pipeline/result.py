@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from reconx_ros.core import SE3, PinholeCamera, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.io.gaussians import write_scene_ply
-from reconx_ros.io.images import write_bytes_atomic, write_depth, write_image
+from reconx_ros.io.images import write_depth, write_image
 from reconx_ros.io.ply import write_point_cloud_ply
 from reconx_ros.pipeline.reconstructor import Reconstruction
 from reconx_ros.splatting.render import RenderedView
@@ -40,8 +41,8 @@ def save_reconstruction(result: Reconstruction, folder: Path) -> None:
         write_image(folder / _image_name(pointmap.keyframe_id), pixels.numpy())
     for index, view in enumerate(result.novel_views):
         save_view(folder / "novel_views", index, view)
-    write_bytes_atomic(folder / "cameras.json", _json(cameras(result)))
-    write_bytes_atomic(folder / "report.json", _json(result.report))
+    write_bytes(folder / "cameras.json", _json(cameras(result)))
+    write_bytes(folder / "report.json", _json(result.report))
 
 
 def save_view(folder: Path, index: int, view: RenderedView) -> None:

@@ -16,6 +16,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.frame_estimator import Stage1Estimator
 from reconx_ros.pointmap import base as pointmap_base
 from reconx_ros.pointmap.base import PointmapBackend
+from reconx_ros.weights.cache import ModelCache, sharing
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +43,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> PointmapBackend:
-    """The stage-1 backend for these keyframes."""
+def choose_pointmap(
+    config: ReconxConfig, keyframes: Sequence[Keyframe], models: ModelCache | None = None
+) -> PointmapBackend:
+    """The stage-1 backend for these keyframes, which takes its network from a cache."""
     name = config.pointmap.backend
     if name == "auto":
         name, reason = _auto_pointmap(config, keyframes)
         _log.info("pointmap backend auto: %s (%s)", name, reason)
     backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
-    return backend
+    return sharing(backend, models)
 
 
 def _auto_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> tuple[str, str]:
@@ -62,8 +65,8 @@ def _auto_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> tuple
     return "multiview", "depth from several views"
 
 
-def choose_generator(config: ReconxConfig) -> ViewGenerator:
-    """The stage-2 backend; one that asks stage 1 about its frames is given stage 1.
+def choose_generator(config: ReconxConfig, models: ModelCache | None = None) -> ViewGenerator:
+    """The stage-2 backend, which takes its model from a cache; one that asks stage 1 about its frames is given stage 1.
 
     Raises:
         InvalidInputError: when the weights are for no known generator.
@@ -73,8 +76,9 @@ def choose_generator(config: ReconxConfig) -> ViewGenerator:
         name, reason = _auto_generator(config.diffusion.weights)
         _log.info("diffusion backend auto: %s (%s)", name, reason)
     generator: ViewGenerator = create(diffusion_base.registry(), name, kind="diffusion backend")
+    generator = sharing(generator, models)
     if isinstance(generator, UsesEstimator):
-        return generator.with_estimator(Stage1Estimator(config.pointmap))
+        return generator.with_estimator(Stage1Estimator(config.pointmap, models))
     return generator
 
 

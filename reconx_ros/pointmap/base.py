@@ -1,4 +1,4 @@
-"""What a pointmap backend is."""
+"""The interface of pointmap backends, and the table of those that there are."""
 
 from __future__ import annotations
 

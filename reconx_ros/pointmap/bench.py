@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 import torch.nn.functional as nnf
 
 from reconx_ros.core import SE3, Frame, Job, Keyframe, PinholeCamera
+from reconx_ros.native.timing import compared
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.consistency import DepthMap
@@ -101,7 +100,7 @@ def _sweep_row(
     view, *others = _views(width, height, sources + 1)
     grid = inverse_depth_planes(2.0, 100.0, planes)
     row = _row("sweep", width, height, sources, planes, window)
-    return row | _compared(
+    return row | compared(
         lambda: native.sweep(view, others, grid, window),
         lambda: sweep(view, others, grid, window),
         repeats,
@@ -114,7 +113,7 @@ def _sgm_row(native: NativeKernels, case: tuple[int, int, int], repeats: int, ba
     view, other = _views(width, height, 2)
     volume = native.sweep(view, [other], inverse_depth_planes(2.0, 100.0, planes), 5)
     cost, smoothness = volume[..., :planes].permute(2, 0, 1).contiguous(), Smoothness()
-    return _row("sgm, 4 paths", width, height, None, planes, None) | _compared(
+    return _row("sgm, 4 paths", width, height, None, planes, None) | compared(
         lambda: native.choose(volume, planes, view.grey, smoothness),
         lambda: choose(cost, smooth_costs(cost, view.grey, smoothness)),
         repeats,
@@ -136,7 +135,7 @@ def _agreement_row(native: NativeKernels, size: tuple[int, int], repeats: int, b
         for k in prepare_views(wall_keyframes(*size, _WITNESSES + 1), max(size), _CPU)
     )
     row = _row("cross-view check", *size, _WITNESSES, None, None)
-    return row | _compared(checked(native), checked(TorchKernels()), repeats, baseline_repeats)
+    return row | compared(checked(native), checked(TorchKernels()), repeats, baseline_repeats)
 
 
 def _view_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def _view_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
 
     config = PointmapConfig()
     row = _row(f"whole view, of {count}", width, height, min(config.sources, count - 1), config.planes, config.window)
-    times = _compared(reconstruct("native"), reconstruct("torch"), min(repeats, 3), 1)
+    times = compared(reconstruct("native"), reconstruct("torch"), min(repeats, 3), 1)
     return row | {name: value if name == "ratio" else value / count for name, value in times.items()}
 
 
@@ -158,26 +157,3 @@ def _row(
 ) -> dict[str, Any]:
     size = {"what": what, "size": f"{width}x{height}", "sources": sources, "planes": planes, "window": window}
     return size | {"threads": torch.get_num_threads()}
-
-
-def _compared(
-    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, baseline_repeats: int
-) -> dict[str, float]:
-    (native_ms, native_cpu_ms), (torch_ms, torch_cpu_ms) = (
-        _median_ms(ours, repeats),
-        _median_ms(theirs, baseline_repeats),
-    )
-    times = {"native_ms": native_ms, "torch_ms": torch_ms, "ratio": torch_ms / native_ms}
-    return times | {"native_cpu_ms": native_cpu_ms, "torch_cpu_ms": torch_cpu_ms}
-
-
-def _median_ms(run: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Median wall-clock time, and processor time of all threads, in milliseconds, after one run that is not timed."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter(), time.process_time()
-        run()
-        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    wall, processor = zip(*times, strict=True)
-    return 1e3 * statistics.median(wall), 1e3 * statistics.median(processor)

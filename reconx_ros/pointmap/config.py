@@ -58,7 +58,9 @@ class PointmapConfig(Settings):
         le=1.0,
     )
     metric_network: str = setting(
-        "", "Metric depth network in the format of transformers: a folder, or a hub name that is in the local cache."
+        "",
+        "Metric depth network in the format of transformers: a name of `reconx weights list`, a folder, or a hub name "
+        "that is in the local cache.",
     )
     fill_depth: bool = setting(
         False, "Where the depth sensor saw nothing, take depth that several views agree on (depth_sensor only)."
@@ -70,9 +72,13 @@ class PointmapConfig(Settings):
         ge=0.0,
     )
     dust3r_weights: str = setting(
-        "", "DUSt3R or MASt3R checkpoint that you downloaded: a .pth or .safetensors file, or the hub's folder."
+        "",
+        "DUSt3R or MASt3R weights that you downloaded: a name of `reconx weights list`, a .pth or .safetensors file, "
+        "the hub's folder, or a hub name.",
     )
-    network_weights: str = setting("", "Folder of a pointmap network from `reconx train pointmap`.")
+    network_weights: str = setting(
+        "", "Pointmap network: a folder from `reconx train pointmap`, or a name of `reconx weights list`."
+    )
     network_size: int = setting(
         0, "Longer side of the images a pointmap network sees; 0 takes the size it was trained at.", unit="px", ge=0
     )

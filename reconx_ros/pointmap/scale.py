@@ -28,6 +28,7 @@ from reconx_ros.core import (
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.geometry.umeyama import robust_align_poses
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.weights.cache import ModelCache
 
 _MAD_TO_SIGMA = 1.4826
 _MIN_PIXELS = 200
@@ -62,6 +63,7 @@ def scale_to_metric(
     metric_poses: bool = True,
     device: torch.device | str = "cpu",
     job: Job | None = None,
+    models: ModelCache | None = None,
 ) -> AlignedViews:
     """Bring up-to-scale geometry to metres where a source of scale agrees with it.
 
@@ -77,12 +79,14 @@ def scale_to_metric(
             but is not called metric.
         device: where a network runs.
         job: progress and cancellation.
+        models: where a network is taken from; None loads it for this call.
 
     Returns:
         The views with ``scale`` set; or the given ones, with one warning per source that was refused.
 
     Raises:
-        InvalidInputError: for ``scale: network`` without a network, or a network that cannot be read.
+        WeightsError: for ``scale: network`` without a network, or a network that cannot be read.
+        InvalidInputError: for a network that does not estimate metric depth.
         BackendUnavailableError: when the packages that run the network are missing.
     """
     if views.metric_scale or config.scale == "none":
@@ -94,7 +98,7 @@ def scale_to_metric(
     sources: dict[str, Callable[[], _Found]] = {
         "poses": lambda: scale_from_poses(pairs, config.max_scale_spread, metric=metric_poses),
         "depth": lambda: scale_from_depth(pairs, config.max_scale_spread),
-        "network": lambda: scale_from_network(pairs, config, device, job or Job()),
+        "network": lambda: scale_from_network(pairs, config, device, job or Job(), models or ModelCache()),
     }
     names = _available(pairs, config) if config.scale == "auto" else (config.scale,)
     refusals: list[str] = []
@@ -194,20 +198,23 @@ def scale_from_depth(pairs: Sequence[tuple[PointMap, Keyframe]], max_spread: flo
 
 
 def scale_from_network(
-    pairs: Sequence[tuple[PointMap, Keyframe]], config: PointmapConfig, device: torch.device | str, job: Job
+    pairs: Sequence[tuple[PointMap, Keyframe]],
+    config: PointmapConfig,
+    device: torch.device | str,
+    job: Job,
+    models: ModelCache,
 ) -> _Found:
     """The ratio of a metric depth network's estimate to the geometry's depth, over some views.
 
     Raises:
         ScaleRefusedError: as ``scale_from_depth``, for twice the spread.
-        InvalidInputError: when no network is named, or it cannot be read.
+        WeightsError: when no network is named, or it cannot be read.
+        InvalidInputError: when it does not estimate metric depth.
         BackendUnavailableError: when transformers is not installed.
     """
-    from reconx_ros.pointmap.network.metric_depth import MetricDepthNetwork
+    from reconx_ros.pointmap.network.metric_depth import resident_network
 
-    if not config.metric_network:
-        raise InvalidInputError("scale is network but metric_network is empty, expected the folder of a network")
-    network = MetricDepthNetwork(config.metric_network, device)
+    network = resident_network(config.metric_network, models, device, int(config.max_memory_gb * 1e9))
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _NETWORK_VIEWS)).round().astype(int))
     predicted = []
     for done, index in enumerate(chosen):

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from reconx_ros.core import SE3, ConfigError, Frame, InvalidInputError, PinholeCamera
+from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera
 from reconx_ros.core.settings import Settings, setting
 from reconx_ros.sim.noise import NOISE_LEVELS, noise_level, noisy_depth, noisy_image
 from reconx_ros.sim.path import NS_PER_S
@@ -27,7 +27,7 @@ _SPEED_MPS = 0.5  # at which the stamps say the camera moved
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig(Settings):
-    """What a clip is like; ``clip_difficulty`` gives named ones."""
+    """What a clip is like; ``CLIP_DIFFICULTIES`` names some."""
 
     seed: int = setting(0, "Seed of all clips.", ge=0, le=100_000)
     split: str = setting("train", "Rooms of training, or rooms that training never sees.", choices=SPLITS)
@@ -68,17 +68,6 @@ CLIP_DIFFICULTIES: dict[str, ClipConfig] = {
         max_fov_deg=90.0,
     ),
 }  # fmt: skip
-
-
-def clip_difficulty(name: str) -> ClipConfig:
-    """One of the named difficulties: baseline, overlap, curvature of the path, texture, light, noise, field of view.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    if name not in CLIP_DIFFICULTIES:
-        raise ConfigError(f"difficulty is '{name}', expected one of {', '.join(CLIP_DIFFICULTIES)}")
-    return CLIP_DIFFICULTIES[name]
 
 
 class RoomClips:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import StorageError
-from reconx_ros.io.images import MILLIMETRE, read_bytes, write_bytes_atomic
+from reconx_ros.core.files import write_bytes, write_text
+from reconx_ros.io.images import MILLIMETRE, read_bytes
 from reconx_ros.io.scenes import write_scene as write_frames
 from reconx_ros.sim.bag import STORAGES, write_bag
 from reconx_ros.sim.recording import RecordedDrive
@@ -42,11 +43,11 @@ def write_scene(folder: Path | str, recording: RecordedDrive, *, depth: bool = T
     for entry, view in zip(document["images"], recording.views, strict=True):
         entry["c2w_dataset"] = view.world_from_cam.matrix.tolist()
     document["suggested_splits"] = suggested_splits(recording, [entry["file"] for entry in document["images"]])
-    write_bytes_atomic(root / "cameras.json", json.dumps(document, indent=1).encode())
+    write_bytes(root / "cameras.json", json.dumps(document, indent=1).encode())
     width, height = recording.camera.size
     source = _SOURCE.format(seed=recording.seed, views=len(frames), width=width, height=height)
     try:
-        (root / "SOURCE.txt").write_text(source, encoding="utf-8")
+        write_text(root / "SOURCE.txt", source)
     except OSError as err:
         raise StorageError(f"file {root / 'SOURCE.txt'} cannot be written: {err.strerror}") from err
 

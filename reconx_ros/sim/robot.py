@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.core.settings import Settings, setting, to_mapping
-from reconx_ros.io.images import MILLIMETRE, write_bytes_atomic, write_depth, write_image
+from reconx_ros.io.images import MILLIMETRE, write_depth, write_image
 from reconx_ros.sim.noise import NOISE_LEVELS, noise_level
 from reconx_ros.sim.path import Drive, DriveConfig, default_camera
 from reconx_ros.sim.raycast import RenderConfig, RoomRenderer
@@ -133,4 +134,4 @@ class TruthWriter:
 
     def finish(self) -> None:
         """Write truth.json."""
-        write_bytes_atomic(self._root / "truth.json", json.dumps(self._document, indent=1).encode())
+        write_bytes(self._root / "truth.json", json.dumps(self._document, indent=1).encode())

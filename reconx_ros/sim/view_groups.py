@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from reconx_ros.sim.raycast import RenderConfig, RoomRenderer, camera_rays
 from reconx_ros.sim.room import Room, RoomConfig, make_room
 
 SPLITS = ("train", "validation")
+C = TypeVar("C", bound=Settings)
 _PLAIN_MATERIAL = "ceiling"
 _COARSE = 12  # rays along the shorter side that judge what a view sees
 _SAME_SURFACE = 0.03  # relative
@@ -31,7 +34,7 @@ _OPTICAL_FROM_FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0,
 
 @dataclass(frozen=True, kw_only=True)
 class ViewGroupConfig(Settings):
-    """What a group of views is like; ``difficulty`` gives named ones."""
+    """What a group of views is like; ``DIFFICULTIES`` names some."""
 
     seed: int = setting(0, "Seed of all groups.", ge=0, le=100_000)
     split: str = setting("train", "Rooms of training, or rooms that training never sees.", choices=SPLITS)
@@ -66,15 +69,15 @@ DIFFICULTIES: dict[str, ViewGroupConfig] = {
 }  # fmt: skip
 
 
-def difficulty(name: str) -> ViewGroupConfig:
-    """One of the named difficulties: baseline, overlap, texture, light, noise and field of view.
+def difficulty(name: str, named: Mapping[str, C]) -> C:
+    """One of the named difficulties: how far apart, how bent, how lit, how plain and how noisy.
 
     Raises:
         ConfigError: for an unknown name.
     """
-    if name not in DIFFICULTIES:
-        raise ConfigError(f"difficulty is '{name}', expected one of {', '.join(DIFFICULTIES)}")
-    return DIFFICULTIES[name]
+    if name not in named:
+        raise ConfigError(f"difficulty is '{name}', expected one of {', '.join(named)}")
+    return named[name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a rasteriser is."""
+"""The interface of rasterisers, and the table of those that there are."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import SE3, GaussianScene, Job, PinholeCamera, SequenceView, ViewSequence
+from reconx_ros.native.timing import compared, median_ms
 from reconx_ros.splatting.backends.native import NativeRasterizer
 from reconx_ros.splatting.backends.native_ssim import native_ssim_loss
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
@@ -103,9 +103,9 @@ def _raster_row(
 
         return run
 
-    forward_ms = _median_ms(lambda: native.render(**scene), repeats)
+    forward_ms, _ = median_ms(lambda: native.render(**scene), repeats)
     row = {"what": "rasterizer", "size": f"{width}x{height}", "gaussians": count, "threads": torch.get_num_threads()}
-    return row | {"native_forward_ms": forward_ms} | _compared(step(native), step(reference), repeats, baseline_repeats)
+    return row | {"native_forward_ms": forward_ms} | compared(step(native), step(reference), repeats, baseline_repeats)
 
 
 def _ssim_row(width: int, height: int, repeats: int, baseline_repeats: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _ssim_row(width: int, height: int, repeats: int, baseline_repeats: int) -> d
         (weight * (1 - ssim_map(image, prepared))).mean().backward()
 
     row = {"what": "ssim", "size": f"{width}x{height}", "gaussians": None, "threads": torch.get_num_threads()}
-    return row | {"native_forward_ms": None} | _compared(ours, theirs, repeats, max(baseline_repeats, 5))
+    return row | {"native_forward_ms": None} | compared(ours, theirs, repeats, max(baseline_repeats, 5))
 
 
 class _Stopwatch(torch.autograd.Function):
@@ -219,21 +219,3 @@ def _as_input(picture: RenderedView) -> SequenceView:
         world_from_cam=picture.world_from_cam,
         is_input=True,
     )
-
-
-def _compared(
-    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, baseline_repeats: int
-) -> dict[str, float]:
-    native_ms, torch_ms = _median_ms(ours, repeats), _median_ms(theirs, baseline_repeats)
-    return {"native_ms": native_ms, "torch_ms": torch_ms, "ratio": torch_ms / native_ms}
-
-
-def _median_ms(run: Callable[[], Any], repeats: int) -> float:
-    """Median wall-clock time in milliseconds, after one run that is not timed."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)

@@ -22,10 +22,14 @@ class SplattingConfig(Settings):
         0.5, "Weight of the LPIPS term; it is off, and the report says so, without weights.", ge=0.0
     )
     lpips_trunk: str = setting(
-        "", "File of VGG16 weights for LPIPS (torchvision's vgg16-397923af.pth); empty leaves the term out."
+        "",
+        "VGG16 weights for LPIPS: a file (torchvision's vgg16-397923af.pth), or lpips-vgg16-trunk of `reconx weights "
+        "list`; empty leaves the term out.",
     )
     lpips_heads: str = setting(
-        "", "File of LPIPS' linear heads for VGG16 (vgg.pth of the lpips package, v0.1); empty leaves the term out."
+        "",
+        "LPIPS' linear heads for VGG16: a file (vgg.pth of the lpips package, v0.1), or lpips-vgg16-heads of `reconx "
+        "weights list`; empty leaves the term out.",
     )
     weight_depth: float = setting(0.0, "Weight of the term that holds rendered depth to the pointmaps.", ge=0.0)
     use_confidence: bool = setting(True, "Weigh each pixel by its confidence (eq. 7); off weighs all alike.")
@@ -42,7 +46,7 @@ class SplattingConfig(Settings):
     generated_weight: float = setting(0.5, "Factor on the loss of frames made between the cameras.", ge=0.0)
     input_share: float = setting(
         0.5,
-        "Share of the steps that look at a camera image; the others look at frames between, of which there are many "
+        "Share of the steps that look at a camera image; the others look at in-between views, of which there are many "
         "more.",
         ge=0.0,
         le=1.0,

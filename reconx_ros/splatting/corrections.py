@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from reconx_ros.core import SE3
+from reconx_ros.geometry.rotations import rotations_exp
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.targets import TrainingView
-
-_SMALL_ANGLE = 1e-3  # radians, below which the series is used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class ViewCorrections:
         move = self._extent * (self._moves[index] - self._moves.mean(dim=0))
         rotation = view.cam_from_world[0, :3, :3]  # cam from world
         centre = -rotation.T @ view.cam_from_world[0, :3, 3]
-        turned = rotation @ rotation_exp(turn).T
+        turned = rotation @ rotations_exp(turn).T
         top = torch.cat([turned, -(turned @ (centre + move))[:, None]], dim=1)
         return torch.cat([top, view.cam_from_world[0, 3:]])[None]
 
@@ -91,30 +90,13 @@ class ViewCorrections:
             gain, bias = (tuple(values.tolist()) for values in self._exposure(index))
         return ViewCorrection(
             moved=before.distance_to(after),
-            turned_deg=float(np.degrees(before.angle_to(after))),
+            turned_deg=math.degrees(before.angle_to(after)),
             gain=gain,
             bias=bias,
             world_from_cam=after,
         )
 
 
-def rotation_exp(vector: torch.Tensor) -> torch.Tensor:
-    """Rotation matrix [3, 3] of an axis-angle vector [3] in radians (Rodrigues), smooth also at zero."""
-    square = (vector * vector).sum()
-    small = square < _SMALL_ANGLE**2
-    angle = torch.where(small, torch.ones_like(square), square).sqrt()
-    first = torch.where(small, 1 - square / 6, torch.sin(angle) / angle)
-    second = torch.where(small, 0.5 - square / 24, (1 - torch.cos(angle)) / (angle * angle))
-    x, y, z = vector.unbind()
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
-    identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
-    return identity + first * cross + second * (cross @ cross)
-
-
 def double_pose(matrix: torch.Tensor) -> SE3:
     """The pose of a matrix [4, 4] in double precision, its rotation orthonormal again."""
-    out: np.ndarray = matrix.double().cpu().numpy().copy()
-    u, _, vt = np.linalg.svd(out[:3, :3])
-    out[:3, :3] = u @ vt
-    return SE3.from_matrix(out)
+    return SE3.from_matrix(matrix.double().cpu().numpy())

@@ -260,7 +260,7 @@ def _check_loss(loss: float, step: int, steps: int) -> None:
 
 
 def _mixed(useful: list[int], is_input: list[bool], share: float, seed: int) -> Iterator[int]:
-    """Useful views for ever: camera images for a share of the steps, evenly spread, frames between for the others."""
+    """Useful views for ever: camera images for a share of the steps, evenly spread, in-between views for the others."""
     kinds = [[i for i in useful if is_input[i] == wanted] for wanted in (True, False)]
     if not all(kinds):
         yield from _shuffled(useful, seed)

@@ -26,7 +26,7 @@ def initial_scene(views: AlignedViews, config: SplattingConfig, *, seed: int = 0
         seed: for the random kind.
 
     Returns:
-        At most ``config.max_gaussians`` Gaussians on the CPU, all OBSERVED.
+        At most ``config.max_gaussians`` Gaussians on the CPU, of the kinds of their pixels; at random NONE.
 
     Raises:
         ReconstructionError: when no pointmap has a valid pixel of positive confidence.
@@ -71,7 +71,7 @@ def _usable(view: PointMap) -> torch.Tensor:
 
 
 def completed(view: PointMap, confidence: float) -> PointMap:
-    """The pointmap with a guess of this confidence at every pixel that has no depth (``geometry.completion``).
+    """The pointmap with a guess of this confidence, INFERRED, at every pixel without depth (``geometry.completion``).
 
     A picture from a place between the cameras has no holes then where only the depth, not the colour, was unknown. A
     view without any usable pixel stays as it is.
@@ -85,6 +85,7 @@ def completed(view: PointMap, confidence: float) -> PointMap:
         depth=torch.where(known, view.depth, guess),
         confidence=torch.where(known, view.confidence.clamp_min(confidence), confidence),
         valid=torch.ones_like(view.valid),
+        provenance=torch.where(known, view.provenance, int(Provenance.INFERRED)).to(torch.uint8),
     )
 
 
@@ -138,6 +139,7 @@ def _discs(view: PointMap, index: torch.Tensor, cell_px: float, config: Splattin
         scales,
         0.5 + 0.45 * confidence,
         view.rgb.reshape(-1, 3)[index],
+        view.provenance.flatten()[index],
         confidence,
         torch.full_like(index, view.keyframe_id),
         config,
@@ -155,6 +157,7 @@ def _scene(
     scales: torch.Tensor,
     opacities: torch.Tensor,
     rgb: torch.Tensor,
+    provenance: torch.Tensor,
     confidence: torch.Tensor,
     keyframe_ids: torch.Tensor,
     config: SplattingConfig,
@@ -167,7 +170,7 @@ def _scene(
         log_scales=scales.clamp_min(1e-7).log(),
         logit_opacities=torch.logit(opacities),
         sh=sh,
-        provenance=torch.full((len(means),), int(Provenance.OBSERVED), dtype=torch.uint8),
+        provenance=provenance.to(torch.uint8),
         confidence=confidence.float(),
         keyframe_ids=keyframe_ids.long(),
     )
@@ -196,4 +199,5 @@ def random_gaussians(views: AlignedViews, config: SplattingConfig, *, seed: int 
     anyone = torch.randint(len(views.views), (count,), generator=generator)
     ids = torch.tensor([v.keyframe_id for v in views.views])[anyone]
     scales = (0.5 * spacing).expand(count, 3)
-    return _scene(means, upright, scales, torch.full((count,), _RANDOM_OPACITY), rgb, torch.zeros(count), ids, config)
+    opacities, none = torch.full((count,), _RANDOM_OPACITY), torch.zeros(count)
+    return _scene(means, upright, scales, opacities, rgb, none, none, ids, config)

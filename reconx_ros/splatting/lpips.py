@@ -17,7 +17,9 @@ import torch.nn.functional as nnf
 
 from reconx_ros.core import ConfigError, InvalidInputError, check_finite, check_shape
 from reconx_ros.splatting.config import SplattingConfig
-from reconx_ros.splatting.weight_files import read_weights
+from reconx_ros.weights.cache import ModelCache, module_bytes
+from reconx_ros.weights.resolve import resolve
+from reconx_ros.weights.tensors import read_tensors
 
 MIN_SIDE_PX = 16  # four poolings halve the picture
 # Width and torchvision's indices of the convolutions of each block; a block ends where LPIPS taps the trunk (relu1_2,
@@ -152,20 +154,25 @@ def load_lpips(path_trunk: Path | str, path_heads: Path | str) -> Lpips:
         path_heads: linear heads.
 
     Raises:
-        StorageError: when a file cannot be opened.
+        WeightsError: when a file is missing or damaged.
         InvalidInputError: when it does not hold exactly these tensors.
-        BackendUnavailableError: for a ``.safetensors`` file where that package is not installed.
     """
-    trunk, heads = read_weights(Path(path_trunk).expanduser()), read_weights(Path(path_heads).expanduser())
-    return Lpips(trunk, heads)
+    return Lpips(read_tensors(Path(path_trunk).expanduser()), read_tensors(Path(path_heads).expanduser()))
 
 
-def perceptual_from_config(config: SplattingConfig) -> Lpips | None:
+def perceptual_from_config(
+    config: SplattingConfig, models: ModelCache | None = None, device: torch.device | str = "cpu"
+) -> Lpips | None:
     """The perceptual loss that a configuration asks for; None where it names no files, or the term's weight is 0.
+
+    Args:
+        config: names the files.
+        models: where the network is taken from; None loads it for this call.
+        device: where pictures will be compared.
 
     Raises:
         ConfigError: when only one of the two files is named.
-        StorageError, InvalidInputError, BackendUnavailableError: as ``load_lpips``.
+        WeightsError, InvalidInputError: as ``load_lpips``.
     """
     if bool(config.lpips_trunk) != bool(config.lpips_heads):
         named, other = ("lpips_trunk", "lpips_heads") if config.lpips_trunk else ("lpips_heads", "lpips_trunk")
@@ -173,4 +180,22 @@ def perceptual_from_config(config: SplattingConfig) -> Lpips | None:
     if not config.lpips_trunk or config.weight_lpips == 0:
         return None
     _LOG.info("LPIPS with weights %s and %s", config.lpips_trunk, config.lpips_heads)
-    return load_lpips(config.lpips_trunk, config.lpips_heads)
+    return resident_lpips(config, models or ModelCache(), device)
+
+
+def resident_lpips(config: SplattingConfig, models: ModelCache, device: torch.device | str = "cpu") -> Lpips:
+    """The network whose files a configuration names, out of a cache.
+
+    Raises:
+        WeightsError, InvalidInputError: as ``load_lpips``.
+    """
+    trunk = resolve(config.lpips_trunk, setting="splatting.lpips_trunk")
+    heads = resolve(config.lpips_heads, setting="splatting.lpips_heads")
+    return models.get(
+        [trunk, heads],
+        "LPIPS",
+        lambda: load_lpips(trunk.path, heads.path).to(device),
+        dtype=torch.float32,
+        device=torch.device(device),
+        size=module_bytes,
+    )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
+
 DILATION_PX2 = 0.3  # added to the 2-D covariance: no Gaussian is thinner than about half a pixel
 FRUSTUM_MARGIN = 0.15  # the Jacobian is evaluated at most this share of the picture outside of it
 MIN_ALPHA = 1.0 / 255.0  # weaker contributions are skipped
@@ -47,20 +49,9 @@ class Projection:
         return 2 * math.pi / (a * c - b * b).clamp_min(1e-12).sqrt()
 
 
-def rotation_matrices(quats_wxyz: torch.Tensor) -> torch.Tensor:
-    """Rotation matrices [N, 3, 3] of quaternions [N, 4] of any non-zero length."""
-    w, x, y, z = torch.nn.functional.normalize(quats_wxyz, dim=-1).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, dim=-1).reshape(*quats_wxyz.shape[:-1], 3, 3)
-
-
 def covariances(quats_wxyz: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """World covariances [N, 3, 3] = R diag(scale^2) R^T."""
-    half = rotation_matrices(quats_wxyz) * scales[..., None, :]
+    half = rotations_from_quaternions_wxyz(quats_wxyz) * scales[..., None, :]
     return half @ half.transpose(-1, -2)
 
 

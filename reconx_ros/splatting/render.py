@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from reconx_ros.core import SE3, GaussianScene, Job, PinholeCamera, Provenance, Trajectory
+from reconx_ros.core import BY_TRUST, SE3, GaussianScene, Job, PinholeCamera, Provenance, Trajectory
+from reconx_ros.geometry.kinds import surest_majority
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.harmonics import sh_from_rgb
 from reconx_ros.splatting.holes import push_pull
 
 _BLACK = (0.0, 0.0, 0.0)
 MIN_ALPHA_KNOWN = 0.5  # below it a pixel counts as empty: provenance NONE, depth and confidence 0
+_CHANNELS = 3  # of a picture
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,8 +28,8 @@ class RenderedView:
         depth: [H, W] float32 expected z-depth in the world's unit, 0 where the pixel is empty.
         alpha: [H, W] float32 in [0, 1].
         confidence: [H, W] float32 in [0, 1], blended from the Gaussians; 0 where the pixel is empty.
-        provenance: [H, W] uint8: OBSERVED where observed Gaussians make up more than half of the pixel's alpha, else
-            GENERATED; NONE where the pixel is empty.
+        provenance: [H, W] uint8: the surest kind whose Gaussians, with those of surer kinds, make up more than half of
+            the pixel's alpha; NONE where the pixel is empty, or its Gaussians are of no known kind.
         camera, world_from_cam: where it was rendered from.
     """
 
@@ -84,16 +86,39 @@ def render_scene(
     return out
 
 
-def _marks(scene: GaussianScene) -> torch.Tensor:
-    """Harmonics [N, 1, 3] whose colours are confidence, observed (0 or 1) and generated (0 or 1)."""
-    observed = scene.provenance == int(Provenance.OBSERVED)
-    channels = torch.stack([scene.confidence.float(), observed.float(), (~observed).float()], dim=-1)
-    return sh_from_rgb(channels)[:, None]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Marks:
+    """What is drawn beside colours.
+
+    Attributes:
+        kinds: those of the scene but its last, whose share is what the others leave of alpha.
+        last: the kind that is left.
+        harmonics: [N, 1, 3] each, whose colours are, one channel after another: the confidence, a 0 or 1 per kind.
+    """
+
+    kinds: tuple[Provenance, ...]
+    last: Provenance
+    harmonics: tuple[torch.Tensor, ...]
+
+    def shares(self, drawn: Sequence[torch.Tensor], alpha: torch.Tensor) -> dict[Provenance, torch.Tensor]:
+        """Alpha [H, W] of each kind, out of the channels that follow the confidence."""
+        shares = dict(zip(self.kinds, drawn, strict=False))
+        rest = alpha - sum(shares.values(), torch.zeros_like(alpha))
+        return {**shares, self.last: rest}
+
+
+def _marks(scene: GaussianScene) -> _Marks:
+    present = set(scene.provenance.unique().tolist())
+    kinds = [k for k in (*BY_TRUST, Provenance.NONE) if int(k) in present] or [Provenance.NONE]
+    channels = [scene.confidence.float(), *((scene.provenance == int(k)).float() for k in kinds[:-1])]
+    channels += [torch.zeros_like(channels[0])] * (-len(channels) % _CHANNELS)
+    drawn = sh_from_rgb(torch.stack(channels, dim=-1))[:, None].split(_CHANNELS, dim=-1)
+    return _Marks(kinds=tuple(kinds[:-1]), last=kinds[-1], harmonics=tuple(d.contiguous() for d in drawn))
 
 
 def _view(
     scene: GaussianScene,
-    marks: torch.Tensor,
+    marks: _Marks,
     camera: PinholeCamera,
     world_from_cam: SE3,
     rasterizer: Rasterizer,
@@ -118,32 +143,34 @@ def _view(
             background=torch.tensor([colour], dtype=torch.float32, device=device),
             antialiased=antialiased,
         )
-        for sh, colour in ((scene.sh, _BLACK if fill_holes else background), (marks, _BLACK))
+        for sh, colour in ((scene.sh, _BLACK if fill_holes else background), *((h, _BLACK) for h in marks.harmonics))
     ]
     rgb = pictures[0].rgb[0]
     if fill_holes:
         rgb = push_pull(rgb, pictures[0].alpha[0])
     rgb = (rgb.clamp(0, 1) * 255).round().to(torch.uint8)
-    return _assembled(rgb, pictures[0].depth[0], pictures[0].alpha[0], pictures[1].rgb[0], camera, world_from_cam)
+    depth, alpha = pictures[0].depth[0], pictures[0].alpha[0]
+    confidence, *drawn = torch.cat([p.rgb[0] for p in pictures[1:]], dim=-1).unbind(dim=-1)
+    kind = surest_majority(marks.shares(drawn, alpha), alpha)
+    return _assembled(rgb, depth, alpha, confidence, kind, camera, world_from_cam)
 
 
 def _assembled(
     rgb_u8: torch.Tensor,
     depth: torch.Tensor,
     alpha: torch.Tensor,
-    marks: torch.Tensor,
+    confidence: torch.Tensor,
+    kind: torch.Tensor,
     camera: PinholeCamera,
     world_from_cam: SE3,
 ) -> RenderedView:
     known = alpha >= MIN_ALPHA_KNOWN
-    confidence, observed, generated = marks.unbind(dim=-1)
-    kind = torch.where(observed > generated, int(Provenance.OBSERVED), int(Provenance.GENERATED))
     return RenderedView(
         rgb_u8=rgb_u8.cpu().numpy(),
         depth=(depth * known).float().cpu().numpy(),
         alpha=alpha.float().clamp(0, 1).cpu().numpy(),
         confidence=(confidence * known).float().clamp(0, 1).cpu().numpy(),
-        provenance=torch.where(known, kind, int(Provenance.NONE)).to(torch.uint8).cpu().numpy(),
+        provenance=(kind * known).cpu().numpy(),
         camera=camera,
         world_from_cam=world_from_cam,
     )

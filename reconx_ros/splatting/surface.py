@@ -6,6 +6,7 @@ import torch
 
 from reconx_ros.core import PointMap
 from reconx_ros.geometry.projection import backproject, camera_rays
+from reconx_ros.geometry.rotations import quaternions_wxyz_from_rotations
 
 
 def pixel_normals(view: PointMap) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,23 +58,4 @@ def frames_on_normals(normals: torch.Tensor, viewing: torch.Tensor) -> torch.Ten
     slope = torch.where(slope.norm(dim=-1, keepdim=True) > 1e-3, slope, fallback)
     first = torch.nn.functional.normalize(slope, dim=-1)
     second = torch.linalg.cross(normals, first)
-    return _quaternions_wxyz(torch.stack([first, second, normals], dim=-1))
-
-
-def _quaternions_wxyz(rotations: torch.Tensor) -> torch.Tensor:
-    """Unit quaternions [N, 4] of rotation matrices [N, 3, 3]: of four equivalent forms, the best conditioned one."""
-    m = rotations
-    xx, yy, zz = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
-    x, y, z = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
-    xy, xz, yz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
-    forms = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, x, y, z], dim=-1),
-            torch.stack([x, 1 + xx - yy - zz, xy, xz], dim=-1),
-            torch.stack([y, xy, 1 - xx + yy - zz, yz], dim=-1),
-            torch.stack([z, xz, yz, 1 - xx - yy + zz], dim=-1),
-        ],
-        dim=1,
-    )  # [N, 4, 4]: each row is the quaternion times four of its own component
-    best = torch.diagonal(forms, dim1=1, dim2=2).argmax(dim=-1)
-    return torch.nn.functional.normalize(forms[torch.arange(len(m)), best], dim=-1)
+    return quaternions_wxyz_from_rotations(torch.stack([first, second, normals], dim=-1))

@@ -1,4 +1,4 @@
-"""What the views of a sequence ask of their pictures."""
+"""What each picture of the fit should look like: the views of a sequence as targets, with a weight per pixel."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from reconx_ros.geometry.resize import resize_area, resize_nearest
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.losses import SsimTarget, ViewTarget
 
+_LIKELY = 0.5  # confidence from which a depth is at least as likely right as not
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingView:
@@ -22,7 +24,8 @@ class TrainingView:
         intrinsics: [1, 3, 3], pixel-centre origin.
         target: colours, weights, depth.
         confidence: [H, W] in [0, 1], whatever the configuration makes of it.
-        observed: [H, W] bool, pixels that this very camera took; all False for views between.
+        taken: [H, W] bool, pixels that this very camera took; all False for in-between views.
+        measured: [H, W] depth where it is OBSERVED and at least as likely right as not, else 0; 0 in in-between views.
         is_input: whether a camera took this view.
     """
 
@@ -31,7 +34,8 @@ class TrainingView:
     intrinsics: torch.Tensor  # [1, 3, 3]
     target: ViewTarget
     confidence: torch.Tensor  # [H, W]
-    observed: torch.Tensor  # [H, W]
+    taken: torch.Tensor  # [H, W]
+    measured: torch.Tensor  # [H, W]
     is_input: bool
 
 
@@ -65,9 +69,20 @@ def _training_view(view: SequenceView, config: SplattingConfig, device: torch.de
         intrinsics=_matrix(camera.matrix, device),
         target=ViewTarget(rgb=rgb, weight=weight.to(device), ssim=SsimTarget.of(rgb, known), depth=depth),
         confidence=confidence.to(device),
-        observed=known & view.is_input,
+        taken=known & view.is_input,
+        measured=resize_nearest(_measured(view), *camera.size).to(device),
         is_input=view.is_input,
     )
+
+
+def _measured(view: SequenceView) -> torch.Tensor:
+    """Depth [H, W] of a camera image that can be relied on, 0 elsewhere."""
+    if not view.is_input or view.depth is None:
+        return torch.zeros(view.provenance.shape)
+    measured = view.provenance == int(Provenance.OBSERVED)
+    if view.depth_confidence is not None:
+        measured = measured & (view.depth_confidence >= _LIKELY)
+    return torch.where(measured, view.depth, 0.0)
 
 
 def _matrix(matrix: object, device: torch.device) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reconx_ros.core import InvalidInputError, Provenance, check_shape
+from reconx_ros.core import InvalidInputError, check_shape
 
 Colour = tuple[int, int, int]
 
@@ -15,8 +15,6 @@ INK: Colour = (32, 36, 44)
 FAINT_INK: Colour = (118, 124, 134)
 HAIRLINE: Colour = (226, 229, 233)
 EMPTY: Colour = (240, 241, 243)
-OBSERVED: Colour = (38, 135, 126)
-GENERATED: Colour = (229, 128, 62)
 INPUT_CAMERA: Colour = (28, 94, 190)
 PATH: Colour = (226, 74, 60)
 
@@ -179,13 +177,6 @@ def confidence_picture(confidence: np.ndarray) -> np.ndarray:
     levels = (255 * np.clip(np.nan_to_num(confidence), 0, 1)).astype(np.uint8)
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     return np.where((confidence > 0)[..., None], colours, np.array(EMPTY, np.uint8))
-
-
-def provenance_picture(provenance: np.ndarray) -> np.ndarray:
-    """Provenance [H, W] in its colours: observed, generated, none."""
-    table = np.array([EMPTY] * 256, np.uint8)
-    table[int(Provenance.OBSERVED)], table[int(Provenance.GENERATED)] = OBSERVED, GENERATED
-    return table[np.asarray(provenance, np.uint8)]
 
 
 def colour_bar(kind: str, width: int, height: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from reconx_ros.io.images import write_image
 from reconx_ros.viz import canvas
 from reconx_ros.viz.compare import ComparedView
 from reconx_ros.viz.overview import OverviewData, draw_overview
+from reconx_ros.viz.palette import provenance_picture
 from reconx_ros.viz.report import write_report
 
 _INPUTS, _VIEWS = 8, 10  # at most, on the page
@@ -40,7 +41,7 @@ def novel_views(data: OverviewData) -> list[ComparedView]:
     if len(data.confidences) == count:
         layers["confidence"] = [canvas.confidence_picture(c) for c in data.confidences]
     if len(data.provenances) == count:
-        layers["provenance"] = [canvas.provenance_picture(p) for p in data.provenances]
+        layers["provenance"] = [provenance_picture(p) for p in data.provenances]
     return [
         ComparedView(
             name=f"novel view {i}", short=f"view {i}", note="", pictures={key: rows[i] for key, rows in layers.items()}

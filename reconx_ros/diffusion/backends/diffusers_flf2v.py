@@ -1,30 +1,31 @@
 """First-and-last-frame video models of diffusers as view generators: Wan 2.1 and LTX-Video.
 
-They know nothing of cameras or points: where their frames are seen from is asked of stage 1, unless the frames are held
-to the points' renders while they are sampled. Weights are taken from a folder or from the local cache of the hub, and
-downloaded only when ``diffusion.download`` says so.
+These models know nothing of cameras or points. Stage 1 finds the poses of their frames, unless the frames are held to
+renders of the points while they are sampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from reconx_ros.core import InvalidInputError, Job
+from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.diffusion.backends.diffusers_flf2v_ltx import LtxAdapter
 from reconx_ros.diffusion.backends.diffusers_flf2v_wan import WanAdapter
 from reconx_ros.diffusion.clips.plan import ClipPlan
 from reconx_ros.diffusion.clips.render_guidance import LatentGuide, RenderTarget, cell_mask, standard_noise
-from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest, is_out_of_memory
+from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
 from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.model_folders import checked_source, load_error, place, precision_of
+from reconx_ros.diffusion.model_folders import checked_source, load_error, parts_bytes, place, precision_of, resident
+from reconx_ros.weights.resolve import how_to_get
 
 Adapter = WanAdapter | LtxAdapter
 
-_CURE = "download {repository} with `huggingface-cli download`, and name its folder there"
 _GUIDE_SEED = 2**31
 
 
@@ -35,8 +36,8 @@ class WanGenerator(VideoGenerator):
 
     def load(self, config: DiffusionConfig, device: torch.device) -> FlfClips:
         """See ``VideoGenerator``."""
-        cure = _CURE.format(repository="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers")
-        return FlfClips(load_pipeline(self.name, WanAdapter, cure, config, device), WanAdapter())
+        source = checked_source(config, self.name, how_to_get("wan-flf2v-14b"))
+        return resident(self._models, source, config, device, lambda: _load(source.path, WanAdapter, config, device))
 
 
 class LtxGenerator(VideoGenerator):
@@ -46,32 +47,27 @@ class LtxGenerator(VideoGenerator):
 
     def load(self, config: DiffusionConfig, device: torch.device) -> FlfClips:
         """See ``VideoGenerator``."""
-        cure = _CURE.format(repository="Lightricks/LTX-Video-0.9.5")
-        return FlfClips(load_pipeline(self.name, LtxAdapter, cure, config, device), LtxAdapter())
+        source = checked_source(config, self.name, how_to_get("ltx-video"))
+        return resident(self._models, source, config, device, lambda: _load(source.path, LtxAdapter, config, device))
 
 
-def load_pipeline(
-    generator: str, adapter: type[Adapter], cure: str, config: DiffusionConfig, device: torch.device
-) -> Any:
-    """The pipeline that ``config.weights`` names, on its device.
+def _load(folder: Path, adapter: type[Adapter], config: DiffusionConfig, device: torch.device) -> FlfClips:
+    """The pipeline of a folder, on its device.
 
     Raises:
-        BackendUnavailableError: without weights.
-        InvalidInputError: for weights that cannot be loaded, or that another generator runs.
+        InvalidInputError: when it cannot be loaded.
     """
-    source = checked_source(config, generator, cure, hub=True)
+    precisions = adapter.precisions(precision_of(config, device))
     try:
-        pipeline = adapter.pipeline_class().from_pretrained(
-            source, torch_dtype=adapter.precisions(precision_of(config, device)), local_files_only=not config.download
-        )
+        pipeline = adapter.pipeline_class().from_pretrained(str(folder), torch_dtype=precisions, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        raise load_error(source, error) from None
+        raise load_error(folder, error) from None
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.enable_tiling()
     place(pipeline, config, device)
-    return pipeline
+    return FlfClips(pipeline, adapter())
 
 
 class FlfClips:
@@ -81,6 +77,11 @@ class FlfClips:
 
     def __init__(self, pipeline: Any, adapter: Adapter) -> None:
         self._pipeline, self._adapter = pipeline, adapter
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its weights."""
+        return parts_bytes(self._pipeline)
 
     def follows_path(self, config: DiffusionConfig) -> bool:
         """Only where frames are held to renders from the planned poses."""

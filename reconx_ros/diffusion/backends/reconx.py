@@ -1,4 +1,4 @@
-"""The view generator of the paper: frames between keyframes by a video model that sees the scene's points."""
+"""The view generator of the paper: in-between views by a video model that sees the scene's points."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from typing import Any
 
 import torch
 
-from reconx_ros.core import InvalidInputError, Job, ReconstructionError, ReconxError
+from reconx_ros.core import DoesNotFitError, InvalidInputError, Job, ReconstructionError, ReconxError
+from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.diffusion.clips.plan import ClipPlan
 from reconx_ros.diffusion.clips.render_guidance import LatentGuide, RenderTarget, cell_mask, standard_noise
-from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest, DoesNotFitError, is_out_of_memory
+from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
 from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.model_folders import checked_source, is_folded, load_error, place, precision_of
+from reconx_ros.diffusion.model_folders import (
+    checked_source,
+    is_folded,
+    load_error,
+    parts_bytes,
+    place,
+    precision_of,
+    resident,
+)
 from reconx_ros.diffusion.network.folded import FoldedPipeline
 
 _CURE = "make a folder with `reconx convert dynamicrafter`, or train one, and name it there"
@@ -28,22 +37,26 @@ class ReconXGenerator(VideoGenerator):
 
     def load(self, config: DiffusionConfig, device: torch.device) -> ReconXClips:
         """The pipeline of the configured folder; see ``VideoGenerator``."""
-        source = checked_source(config, self.name, _CURE, hub=False)
-        dtype = precision_of(config, device)
-        try:
-            if is_folded(source):
-                return ReconXClips(FoldedPipeline.from_folder(Path(source), device, dtype))
-            return ReconXClips(_diffusers_pipeline(source, config, device, dtype))
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            if is_out_of_memory(error) or isinstance(error, ReconxError):
-                raise
-            raise load_error(source, error) from None
+        source = checked_source(config, self.name, _CURE)
+        return resident(self._models, source, config, device, lambda: _load(source.path, config, device))
 
 
-def _diffusers_pipeline(source: str, config: DiffusionConfig, device: torch.device, dtype: torch.dtype) -> Any:
+def _load(folder: Path, config: DiffusionConfig, device: torch.device) -> ReconXClips:
+    dtype = precision_of(config, device)
+    try:
+        if is_folded(str(folder)):
+            return ReconXClips(FoldedPipeline.from_folder(folder, device, dtype))
+        return ReconXClips(_diffusers_pipeline(folder, config, device, dtype))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error) or isinstance(error, ReconxError):
+            raise
+        raise load_error(folder, error) from None
+
+
+def _diffusers_pipeline(folder: Path, config: DiffusionConfig, device: torch.device, dtype: torch.dtype) -> Any:
     from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
-    pipeline = ReconXPipeline.from_pretrained(source, torch_dtype=dtype, local_files_only=True)
+    pipeline = ReconXPipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     place(pipeline, config, device)
     return pipeline
@@ -56,6 +69,11 @@ class ReconXClips:
         self._pipeline = pipeline
         self._unet = pipeline.unet.unet_config
         self.uses_points = pipeline.structure_encoder is not None and bool(self._unet.structure_dim)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its weights."""
+        return parts_bytes(self._pipeline)
 
     def follows_path(self, config: DiffusionConfig) -> bool:
         """With a camera branch, or where frames are held to renders from the planned poses."""

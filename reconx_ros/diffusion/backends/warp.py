@@ -1,4 +1,4 @@
-"""The view generator that generates nothing: what the keyframes saw, seen from between them."""
+"""The view generator that generates nothing: in-between views show what the keyframes saw."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class WarpGenerator:
     ) -> ViewSequence:
         """Frames along the trajectory; see ``ViewGenerator``.
 
-        Keyframes are OBSERVED with confidence 1 everywhere, for a camera took every pixel. Pixels of frames between are
-        OBSERVED with a confidence below 1 where some keyframe saw the surface, and NONE elsewhere.
+        Keyframes have confidence 1 everywhere (``keyframe_view``). Pixels of in-between views are of the kind of the
+        surfaces that they show, with a confidence below 1, and NONE where no keyframe has a surface.
         """
         settings = BlendSettings()
         surfaces = [
@@ -33,12 +33,11 @@ class WarpGenerator:
         for k, world_from_cam in enumerate(trajectory.world_from_cams):
             job.step(k / len(trajectory), f"view {k + 1} of {len(trajectory)}")
             view = blend_views(surfaces, trajectory.camera, world_from_cam, settings)
-            provenance = torch.where(view.hit, int(Provenance.OBSERVED), int(Provenance.NONE)).to(torch.uint8)
             frames.append(
                 SequenceView(
                     rgb=view.rgb.cpu(),
                     confidence=view.confidence.cpu(),
-                    provenance=provenance.cpu(),
+                    provenance=view.provenance.cpu(),
                     camera=trajectory.camera,
                     world_from_cam=world_from_cam,
                     is_input=False,
@@ -51,7 +50,7 @@ class WarpGenerator:
 
 
 def _warning(between: list[SequenceView]) -> str:
-    text = "the warp backend generates nothing: views between keyframes show only what a keyframe saw"
+    text = "the warp backend generates nothing: in-between views show only what a keyframe saw"
     if not between:
         return text
     empty = sum(float((v.provenance == int(Provenance.NONE)).float().mean()) for v in between) / len(between)

@@ -1,4 +1,4 @@
-"""Made-up frames as views with confidence and provenance.
+"""In-between views of a video model get their confidence and provenance.
 
 Equation 6 of ReconX (arXiv:2408.16767) lets the confidence of pairwise pointmaps over all frames stand for the
 uncertainty of each pixel. Stage 1 can be asked for it; without it, the keyframes' surfaces are looked at from the
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as nnf
 
 from reconx_ros.core import Provenance, SequenceView, check_finite
-from reconx_ros.diffusion.base import FrameGeometry, MadeFrame
+from reconx_ros.diffusion.base import FrameGeometry, InBetweenView
 from reconx_ros.geometry.view_blending import BlendedView
 
 _COLOUR_SIGMA = 0.1  # mean difference of colour at which agreement has fallen to 1/e
@@ -49,7 +49,7 @@ def confidence_by_geometry(geometry: FrameGeometry, prior: float) -> torch.Tenso
 
 
 def judged_view(
-    frame: MadeFrame,
+    frame: InBetweenView,
     render: BlendedView,
     geometry: FrameGeometry | None,
     *,
@@ -57,14 +57,15 @@ def judged_view(
     observed_from: float,
     placed: bool = True,
 ) -> SequenceView:
-    """A made-up frame as a view of the sequence.
+    """A picture of the sequence: GENERATED, also where a keyframe saw the place, for it did not see these colours.
 
     Args:
         frame: picture, camera and pose; the pose is the final one.
         render: the keyframes' surfaces from there.
         geometry: of stage 1; None compares with the render.
         prior: confidence of a pixel that nothing speaks for or against.
-        observed_from: confidence of the render from which its pixels replace the frame's, as observed ones; 1 never.
+        observed_from: confidence of the render from which its pixels replace the frame's, of the kind that they are; 1
+            never.
         placed: whether the frame is known to be seen from there; if not, nothing is replaced.
 
     Raises:
@@ -75,14 +76,14 @@ def judged_view(
         confidence_by_renders(frame.rgb, render, prior) if geometry is None else confidence_by_geometry(geometry, prior)
     )
     depth = torch.where(render.hit, render.depth, 0.0) if geometry is None else geometry.depth
-    observed = render.hit & (render.confidence >= observed_from) & (observed_from < 1) & placed
-    provenance = torch.where(observed, int(Provenance.OBSERVED), int(Provenance.GENERATED)).to(torch.uint8)
+    shown = render.hit & (render.confidence >= observed_from) & (observed_from < 1) & placed
+    provenance = torch.where(shown, render.provenance, int(Provenance.GENERATED)).to(torch.uint8)
     return SequenceView(
-        rgb=torch.where(observed[..., None], render.rgb, frame.rgb),
-        confidence=torch.where(observed, render.confidence, confidence),
+        rgb=torch.where(shown[..., None], render.rgb, frame.rgb),
+        confidence=torch.where(shown, render.confidence, confidence),
         provenance=provenance,
         camera=frame.camera,
         world_from_cam=frame.world_from_cam,
         is_input=False,
-        depth=torch.where(observed, render.depth, depth),
+        depth=torch.where(shown, render.depth, depth),
     )

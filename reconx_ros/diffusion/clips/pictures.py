@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 import torch.nn.functional as nnf
@@ -48,16 +49,20 @@ def shared_camera(views: Sequence[PointMap], width: int, height: int) -> Pinhole
 
 
 def keyframe_view(view: PointMap) -> SequenceView:
-    """A keyframe as a view of the sequence: observed, with confidence 1 everywhere, for a camera took every pixel."""
+    """A keyframe as a view of the sequence, with confidence 1 everywhere, for a camera took every pixel.
+
+    Pixels are of the pointmap's kind, and INFERRED where it has no depth.
+    """
     height, width = view.depth.shape
     return SequenceView(
         rgb=view.rgb.cpu(),
         confidence=torch.ones(height, width),
-        provenance=torch.full((height, width), int(Provenance.OBSERVED), dtype=torch.uint8),
+        provenance=torch.where(view.valid, view.provenance, int(Provenance.INFERRED)).to(torch.uint8).cpu(),
         camera=view.camera,
         world_from_cam=view.world_from_cam,
         is_input=True,
         depth=torch.where(view.valid, view.depth, 0.0).cpu(),
+        depth_confidence=view.confidence.cpu(),
     )
 
 
@@ -93,17 +98,15 @@ def render_path(surfaces: Sequence[Surface], trajectory: Trajectory) -> tuple[Bl
     made = []
     for pose in trajectory.world_from_cams:
         view = blend_views(surfaces, camera, pose)
-        made.append(
-            BlendedView(
-                rgb=view.rgb.cpu(), depth=view.depth.cpu(), confidence=view.confidence.cpu(), hit=view.hit.cpu()
-            )
-        )
+        made.append(BlendedView(**{f.name: getattr(view, f.name).cpu() for f in fields(view)}))
     return tuple(made)
 
 
 def _nothing(camera: PinholeCamera) -> BlendedView:
     empty = torch.zeros(camera.height, camera.width)
-    return BlendedView(rgb=empty[..., None].expand(-1, -1, 3), depth=empty, confidence=empty, hit=empty > 0)
+    return BlendedView(
+        rgb=empty[..., None].expand(-1, -1, 3), depth=empty, confidence=empty, provenance=empty.byte(), hit=empty > 0
+    )
 
 
 def fill_holes(rgb: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

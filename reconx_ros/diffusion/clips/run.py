@@ -9,8 +9,9 @@ from typing import Protocol
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, ReconstructionError, Trajectory, check_shape
-from reconx_ros.diffusion.base import MadeFrame
+from reconx_ros.core import AlignedViews, DoesNotFitError, InvalidInputError, Job, Trajectory, check_shape
+from reconx_ros.core.memory import is_out_of_memory
+from reconx_ros.diffusion.base import InBetweenView
 from reconx_ros.diffusion.clips.pictures import picture_through, render_path
 from reconx_ros.diffusion.clips.plan import ClipPlan, KeyframeRef, PictureRef
 from reconx_ros.diffusion.clips.render_guidance import RenderTarget, render_target
@@ -18,12 +19,6 @@ from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.geometry.projection import pointmap_world, transform_points
 from reconx_ros.geometry.view_blending import BlendedView
 from reconx_ros.geometry.visibility import Surface
-
-_CPU_ALLOCATOR = "DefaultCPUAllocator"
-
-
-class DoesNotFitError(ReconstructionError):
-    """A video model needs more memory than there is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,9 +80,9 @@ class ClipModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlacedFrame:
-    """A made-up frame, and what the keyframes' surfaces look like from its planned pose."""
+    """An in-between view, and what the keyframes' surfaces look like from its planned pose."""
 
-    frame: MadeFrame
+    frame: InBetweenView
     render: BlendedView
 
 
@@ -119,7 +114,7 @@ def run_clips(
         notes.extend(result.warnings)
         poses = plan.trajectory.world_from_cams
         for j in plan.kept:
-            frame = MadeFrame(rgb=clips[-1][j], camera=plan.trajectory.camera, world_from_cam=poses[j])
+            frame = InBetweenView(rgb=clips[-1][j], camera=plan.trajectory.camera, world_from_cam=poses[j])
             placed.append(PlacedFrame(frame=frame, render=renders[j]))
     return placed, tuple(dict.fromkeys(notes))
 
@@ -211,11 +206,6 @@ def memory_errors(what: str) -> Iterator[None]:
     else:
         return
     raise DoesNotFitError(_advice(what))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or not."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or _CPU_ALLOCATOR in str(error)
 
 
 def _advice(what: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the views between the keyframes are taken from."""
+"""Where in-between views are seen from."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import torch
 from reconx_ros.core import (
     AlignedViews,
     CancelledError,
+    DoesNotFitError,
     InvalidInputError,
     Job,
     ReconxError,
@@ -26,7 +27,6 @@ from reconx_ros.diffusion.clips.pictures import keyframe_view, render_path, shar
 from reconx_ros.diffusion.clips.plan import plan_clips
 from reconx_ros.diffusion.clips.run import (
     ClipModel,
-    DoesNotFitError,
     PlacedFrame,
     memory_errors,
     part_of,
@@ -34,6 +34,7 @@ from reconx_ros.diffusion.clips.run import (
 )
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.geometry.visibility import Surface
+from reconx_ros.weights.cache import ModelCache
 
 _LOADED, _MADE = 0.05, 0.9  # shares of the progress
 
@@ -41,7 +42,8 @@ _LOADED, _MADE = 0.05, 0.9  # shares of the progress
 class VideoGenerator(ABC):
     """Base of the generators that run a video model clip by clip; see ``ViewGenerator``.
 
-    Subclasses name themselves and load their model. Instances hold nothing between calls but the estimator.
+    Subclasses name themselves and load their model. Instances hold nothing between calls but the estimator and the
+    cache that models stay in.
 
     Where the model is not told the planned poses, stage 1 is asked where its frames are seen from, as in the paper.
 
@@ -51,35 +53,41 @@ class VideoGenerator(ABC):
 
     name = ""
 
-    def __init__(self, estimator: FrameEstimator | None = None) -> None:
+    def __init__(self, estimator: FrameEstimator | None = None, models: ModelCache | None = None) -> None:
         self._estimator = estimator
+        self._models = models or ModelCache()
 
     def with_estimator(self, estimator: FrameEstimator) -> VideoGenerator:
         """The same generator, which asks that estimator about its frames."""
-        return type(self)(estimator)
+        return type(self)(estimator, self._models)
+
+    def with_models(self, models: ModelCache) -> VideoGenerator:
+        """The same generator, which takes its model from that cache."""
+        return type(self)(self._estimator, models)
 
     @abstractmethod
     def load(self, config: DiffusionConfig, device: torch.device) -> ClipModel:
         """The video model that the configuration names.
 
         Raises:
-            BackendUnavailableError: without weights.
+            WeightsError: without weights.
             InvalidInputError: for weights that are not what this generator runs.
         """
 
     def generate(
         self, views: AlignedViews, trajectory: Trajectory, config: DiffusionConfig, *, device: torch.device, job: Job
     ) -> ViewSequence:
-        """Keyframes, then made-up frames; see ``ViewGenerator``.
+        """Keyframes, then in-between views; see ``ViewGenerator``.
 
-        Pixels of made-up frames are GENERATED, but those that ``config.observed_confidence`` lets the points explain.
+        Pixels of in-between views are GENERATED, but those that ``config.observed_confidence`` lets the points explain.
         """
         if len(views.views) < 2:
             raise InvalidInputError(f"a video model needs at least 2 keyframes to go between, got {len(views.views)}")
         reason = ""
         try:
-            with memory_errors(f"video model '{self.name}'"):
+            if config.max_memory_gb:  # what other models hold makes no difference
                 return self._generate(views, config, device, job)
+            return self._models.with_room(lambda: self._generate(views, config, device, job))
         except DoesNotFitError as error:
             if config.fallback != "warp":
                 raise
@@ -91,6 +99,10 @@ class VideoGenerator(ABC):
         return replace(sequence, warnings=(note, *sequence.warnings))
 
     def _generate(self, views: AlignedViews, config: DiffusionConfig, device: torch.device, job: Job) -> ViewSequence:
+        with memory_errors(f"video model '{self.name}'"):
+            return self._made(views, config, device, job)
+
+    def _made(self, views: AlignedViews, config: DiffusionConfig, device: torch.device, job: Job) -> ViewSequence:
         job.step(0.0, "loading the video model")
         model = self.load(config, device)
         camera = shared_camera(views.views, config.width, config.height)
@@ -155,24 +167,24 @@ class VideoGenerator(ABC):
         if not placed or (follows and config.check != "stage1"):
             return nothing, ()
         lack = (
-            "poses of made-up frames are those of the planned path, not measured"
+            "poses of in-between views are those of the planned path, not measured"
             if not follows
-            else ("made-up frames are compared with the keyframes' surfaces instead")
+            else ("in-between views are compared with the keyframes' surfaces instead")
         )
         if self._estimator is None:
-            return nothing, (f"stage 1 was not at hand to look at made-up frames: {lack}",)
+            return nothing, (f"stage 1 was not at hand to look at in-between views: {lack}",)
         frames = [p.frame for p in placed]
         try:
             found = self._estimator(views, frames, find_poses=not follows, device=device, job=job)
         except CancelledError:
             raise
         except ReconxError as error:
-            return nothing, (f"stage 1 cannot use the made-up frames ({error}): {lack}",)
+            return nothing, (f"stage 1 cannot use the in-between views ({error}): {lack}",)
         missing = sum(f is None for f in found)
         if not missing:
             return found, ()
         return found, (
-            f"stage 1 could not join {missing} of {len(placed)} made-up frames to the keyframes: for these, {lack}",
+            f"stage 1 could not join {missing} of {len(placed)} in-between views to the keyframes: for these, {lack}",
         )
 
 

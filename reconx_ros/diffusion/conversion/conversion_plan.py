@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.diffusion.conversion.checkpoint_file import PlannedTensor, StoredTensor
+from reconx_ros.diffusion.conversion.safetensors_file import PlannedTensor
 from reconx_ros.diffusion.network.checkpoint_keys import Source
+from reconx_ros.weights.tensors import StoredTensor
 
 # Weights of public files that nothing here needs, and why. The first pattern that fits counts.
 IGNORED = (

@@ -13,13 +13,8 @@ from typing import Any
 import torch
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError, Job, StorageError
-from reconx_ros.diffusion.conversion.checkpoint_file import (
-    PlannedTensor,
-    StoredTensor,
-    open_checkpoint,
-    write_safetensors,
-)
 from reconx_ros.diffusion.conversion.conversion_plan import Part, check_complete, planned_tensors
+from reconx_ros.diffusion.conversion.safetensors_file import PlannedTensor, write_safetensors
 from reconx_ros.diffusion.network import architecture
 from reconx_ros.diffusion.network.architecture import PublishedSettings, write_json
 from reconx_ros.diffusion.network.checkpoint_keys import (
@@ -35,6 +30,7 @@ from reconx_ros.diffusion.network.resampler import Resampler
 from reconx_ros.diffusion.network.sampler import ScheduleConfig
 from reconx_ros.diffusion.network.structure_encoder import StructureConfig, StructureEncoder
 from reconx_ros.diffusion.network.unet import VideoUNet
+from reconx_ros.weights.tensors import StoredTensor, open_tensors
 
 _MODELS = "reconx_ros.diffusion.network.models"
 _SPARE = 64 * 2**20  # bytes of disk beyond the weights: configuration files, tokenizer, file system
@@ -101,12 +97,12 @@ def convert_dynamicrafter(
     Raises:
         StorageError: when the checkpoint is not complete, or the disk too small or not writable.
         InvalidInputError: when weights are missing, unknown or of another shape, or the folder is not empty.
-        BackendUnavailableError: without diffusers, transformers or safetensors.
+        BackendUnavailableError: without diffusers or transformers.
     """
     assumed = settings is None
     settings, job = settings or PublishedSettings(), job or Job(stage="convert")
     _check_folder(folder, tokenizer)
-    with open_checkpoint(path) as stored:
+    with open_tensors(path) as stored:
         parts, schedule, notes = plan_parts(stored, settings, additions or Additions())
         ignored = check_complete(str(path), stored, parts)
         plans = {part.folder: planned_tensors(part, stored, dtype) for part in parts}

@@ -1,4 +1,4 @@
-"""What a run of a network would cost, found without computing it: memory, floating-point operations, room to spare."""
+"""Memory and floating-point operations of a run of a network, estimated before it starts, and whether it fits."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
 """Does the structure condition help? The same small model with the scene's points, and with those of another scene.
 
 Both arms start with the same weights and see the same clips in the same order; they differ in whose points the
-structure encoder is given. The clips are in rooms that training never sees, the baselines wide, and cameras are not
-shown, as in ReconX: where the camera goes, and how far things move in the picture when it does, has to come out of
-the pictures or out of the points. With the first picture alone (``known=first``) the points are the only place where
-the way of the camera is written; with both pictures (``known=both``, the setting of the paper) a network that matches
-them can do without, and the points have to tell more than that. The model that learned with its own points is also
-asked with another scene's: how much it relies on them.
+structure encoder is given. Scores are measured on clips of rooms that training never sees, with wide baselines. Cameras
+are not shown, as in ReconX: the network has to find out from the pictures or from the points where the camera goes.
+With the first picture alone (``known=first``) only the points tell it. With both pictures (``known=both``, the setting
+of the paper) matching the pictures may be enough, and points help only if they say more. The model that learned with
+its own points is also given those of another scene, to see how much it relies on them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError, Job, StorageError
-from reconx_ros.core.files import whole_file
+from reconx_ros.core.files import write_text
 from reconx_ros.diffusion.training.clips import ClipSource
 from reconx_ros.diffusion.training.config import VideoTrainingConfig
 from reconx_ros.diffusion.training.model import Prepared
@@ -109,7 +108,7 @@ class StructureExperiment:
     def _write(self, rows: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any]:
         report = {"scores": rows, "data": dict(self.data), **summarised(rows)}
         _save(self.folder / "results.json", report)
-        _save_text(self.folder / "results.md", as_markdown(report))
+        write_text(self.folder / "results.md", as_markdown(report))
         return report
 
 
@@ -205,12 +204,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:
-    _save_text(path, json.dumps(dict(content), indent=2) + "\n")
-
-
-def _save_text(path: Path, text: str) -> None:
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise StorageError(f"result {path} cannot be written: {err.strerror}") from None
+    write_text(path, json.dumps(dict(content), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What learns: the video network and the structure encoder as one module; and what prepares its inputs."""
+"""The module that is trained, video network and structure encoder together, and how its inputs are made."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from reconx_ros.core import CancelledError, Job, ReconstructionError, StorageError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.core.settings import to_mapping
 from reconx_ros.diffusion.training.backends.accelerated import Processes
 from reconx_ros.diffusion.training.clips import (
@@ -416,6 +417,6 @@ def write_png(path: Path, rgb_u8: np.ndarray) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", rgb_u8[..., ::-1])[1].tobytes())
+        write_bytes(path, cv2.imencode(".png", rgb_u8[..., ::-1])[1].tobytes())
     except OSError as err:
         raise StorageError(f"picture {path} cannot be written: {err.strerror}") from None

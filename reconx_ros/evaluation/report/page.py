@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.core.files import write_bytes
 from reconx_ros.evaluation.findings import findings
 from reconx_ros.evaluation.layout import FORMAT, EvaluationFolder, Metrics, Run, metrics_from_json
 from reconx_ros.evaluation.report.pictures import compared
 from reconx_ros.evaluation.report.plots import plots
 from reconx_ros.evaluation.report.tables import method_table, summary_tables
-from reconx_ros.io.images import read_bytes, read_image, write_bytes_atomic
+from reconx_ros.io.images import read_bytes, read_image
 from reconx_ros.viz import page_parts as html
 from reconx_ros.viz.compare import SCRIPT
 
@@ -32,7 +33,7 @@ def write_evaluation_page(folder: Path | str) -> Path:
     """
     paths = EvaluationFolder(root=Path(folder))
     metrics = read_metrics(paths.metrics_json)
-    write_bytes_atomic(paths.report_html, evaluation_html(paths, metrics).encode("utf-8"))
+    write_bytes(paths.report_html, evaluation_html(paths, metrics).encode("utf-8"))
     return paths.report_html
 
 

@@ -13,6 +13,7 @@ import torch
 
 from reconx_ros.core import Job
 from reconx_ros.core.transforms import quaternion_wxyz_from_rotation
+from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
 from reconx_ros.pointmap.alignment.problem import AlignmentProblem
 from reconx_ros.pointmap.alignment.state import LOG_MEAN_SCALE, State
 
@@ -32,17 +33,6 @@ class AdamResult:
     state: State
     depths: list[torch.Tensor]
     losses: list[float]
-
-
-def rotation_matrices(quaternions_wxyz: torch.Tensor) -> torch.Tensor:
-    """Rotations [N, 3, 3] of quaternions [N, 4] of any length."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions_wxyz, dim=1).unbind(dim=1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 def signed_log(values: torch.Tensor) -> torch.Tensor:
@@ -98,8 +88,8 @@ class _Unknowns:
 
     def loss(self) -> torch.Tensor:
         turns, edge_turns, scales = (
-            rotation_matrices(self.turns),
-            rotation_matrices(self.edge_turns),
+            rotations_from_quaternions_wxyz(self.turns),
+            rotations_from_quaternions_wxyz(self.edge_turns),
             self.edge_log_scales().exp(),
         )
         centres, shifts = signed_exp(self.centres), signed_exp(self.edge_shifts)
@@ -117,10 +107,10 @@ class _Unknowns:
     def state(self) -> State:
         scales = self.edge_log_scales().detach().double()
         return State(
-            rotations=rotation_matrices(self.turns).detach().double().numpy(),
+            rotations=rotations_from_quaternions_wxyz(self.turns).detach().double().numpy(),
             centres=signed_exp(self.centres).detach().double().numpy(),
             log_focals=(self.log_focals / _FOCAL_UNIT).detach().double().numpy(),
-            edge_rotations=rotation_matrices(self.edge_turns).detach().double().numpy(),
+            edge_rotations=rotations_from_quaternions_wxyz(self.edge_turns).detach().double().numpy(),
             edge_translations=(scales.exp()[:, None] * signed_exp(self.edge_shifts).detach().double()).numpy(),
             edge_log_scales=scales.numpy(),
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, PointMap
+from reconx_ros.core import AlignedViews, InvalidInputError, PointMap, Provenance
 from reconx_ros.geometry.projection import backproject, project, transform_points
 from reconx_ros.pointmap.alignment.global_alignment import Alignment
 
@@ -68,7 +68,7 @@ def to_aligned_views(
     min_confidence: float = MIN_CONFIDENCE,
     clean: bool = True,
 ) -> AlignedViews:
-    """Stage 1's result of an alignment.
+    """Stage 1's result of an alignment; all of it INFERRED, for a network placed it.
 
     The pixel grid stays as it is: integer pixels are centres, in DUSt3R and here, so its principal point (W / 2, H / 2)
     keeps its value.
@@ -102,6 +102,7 @@ def to_aligned_views(
                 depth=alignment.depths[n],
                 confidence=unit_confidence(confidence) * valid,
                 valid=valid,
+                provenance=Provenance.INFERRED.where(valid),
                 camera=alignment.cameras[n],
                 world_from_cam=alignment.world_from_cams[n],
                 keyframe_id=keyframe_ids[n],

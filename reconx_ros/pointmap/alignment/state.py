@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reconx_ros.core import SE3, Sim3
-from reconx_ros.core.transforms import rotation_exp
+from reconx_ros.core.transforms import nearest_rotation, rotation_exp
 
 LOG_MEAN_SCALE = float(np.log(0.5))  # the convention on pair scales, DUSt3R's
 PER_UNIT = 7  # unknowns of an image (translation, rotation, log focal) and of a pair (translation, rotation, log scale)
@@ -47,13 +47,15 @@ class State:
     @property
     def poses(self) -> tuple[SE3, ...]:
         """world_from_cam of each image."""
-        return tuple(_rigid(r, c) for r, c in zip(self.rotations, self.centres, strict=True))
+        return tuple(
+            SE3(rotation=r, translation=c) for r, c in zip(nearest_rotation(self.rotations), self.centres, strict=True)
+        )
 
     @property
     def edges(self) -> tuple[Sim3, ...]:
         """world_from_pair of each pair."""
-        rows = zip(self.edge_log_scales, self.edge_rotations, self.edge_translations, strict=True)
-        return tuple(Sim3(scale=float(np.exp(s)), rotation=_rigid(r, t).rotation, translation=t) for s, r, t in rows)
+        rows = zip(self.edge_log_scales, nearest_rotation(self.edge_rotations), self.edge_translations, strict=True)
+        return tuple(Sim3(scale=float(np.exp(s)), rotation=r, translation=t) for s, r, t in rows)
 
     def moved(self, step: np.ndarray) -> State:
         """After a step [7 N + 7 E]: translation, rotation vector about the origin, log focal or log scale, each."""
@@ -84,8 +86,3 @@ class State:
     def conventional_scale(self) -> float:
         """The factor that brings the mean log scale of pairs to log 0.5."""
         return float(np.exp(LOG_MEAN_SCALE - self.edge_log_scales.mean()))
-
-
-def _rigid(rotation: np.ndarray, translation: np.ndarray) -> SE3:
-    u, _, vt = np.linalg.svd(rotation)
-    return SE3(rotation=u @ vt, translation=translation)

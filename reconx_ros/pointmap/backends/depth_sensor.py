@@ -16,13 +16,14 @@ from reconx_ros.core import (
     Job,
     Keyframe,
     PointMap,
+    Provenance,
     ReconstructionError,
 )
 from reconx_ros.geometry.resize import resize_area, resize_nearest
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.confidence import TRUSTED_ERROR
-from reconx_ros.pointmap.stereo.consistency import DepthMap, agreement
+from reconx_ros.pointmap.stereo.consistency import agreement, tested
 from reconx_ros.pointmap.stereo.views import known_pose
 
 _EDGE_BEND = 0.03  # relative bend of inverse depth at which trust falls to 1 / e
@@ -83,6 +84,7 @@ def _pointmap(keyframe: Keyframe, config: PointmapConfig, device: torch.device) 
         depth=depth.cpu(),
         confidence=(trust.clamp(0, 1) * valid).cpu(),
         valid=valid.cpu(),
+        provenance=Provenance.OBSERVED.where(valid).cpu(),
         camera=camera,
         world_from_cam=known_pose(keyframe),
         keyframe_id=keyframe.id,
@@ -202,7 +204,7 @@ def filled_view(
     """Sensor depth where there is any, else depth from several views that no other sensor image looks through.
 
     The confidence of a filled pixel is that of the depth from several views, lowered by as much as it promised more
-    than it kept where the sensor could tell.
+    than it kept where the sensor could tell. Filled pixels are OBSERVED too: several views measured them.
 
     Args:
         sensor, swept: two maps of one view.
@@ -210,7 +212,7 @@ def filled_view(
         others: sensor maps of other views.
         tolerance: relative depth difference up to which two views agree.
     """
-    told = agreement(_as_tested(swept), [_as_tested(o) for o in others], tolerance)
+    told = agreement(tested(swept), [tested(o) for o in others], tolerance)
     hole = ~sensor.valid & swept.valid & (told.denies <= told.agrees)
     kept = min(1.0, rate.share / max(rate.expected, 1e-6))
     return replace(
@@ -218,11 +220,8 @@ def filled_view(
         depth=torch.where(hole, swept.depth, sensor.depth),
         confidence=torch.where(hole, swept.confidence * kept, sensor.confidence),
         valid=sensor.valid | hole,
+        provenance=torch.where(hole, swept.provenance, sensor.provenance),
     )
-
-
-def _as_tested(view: PointMap) -> DepthMap:
-    return DepthMap(depth=view.depth, usable=view.valid, camera=view.camera, world_from_cam=view.world_from_cam)
 
 
 def _fill_warnings(views: Sequence[PointMap], rates: Sequence[SensorAgreement | None]) -> tuple[str, ...]:

@@ -7,15 +7,19 @@ from dataclasses import replace
 
 import torch
 
-from reconx_ros.core import AlignedViews, BackendUnavailableError, InvalidInputError, Job, Keyframe
+from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe
 from reconx_ros.pointmap.alignment import AlignmentSettings, KnownGeometry, align, check_memory, to_aligned_views
+from reconx_ros.pointmap.alignment.memory import estimate_memory
 from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.network.inference import predict_pairs
-from reconx_ros.pointmap.network.memory import PairMemoryPlan, free_memory_budget, plan_memory
+from reconx_ros.pointmap.network.memory import AUTO_SHARE, PairMemoryPlan, free_memory_budget, plan_memory
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import SQUARE_SIZE, NetworkImage, prepare_image
-from reconx_ros.pointmap.network.weights import CARD_FILE, HOW_TO_GET, LoadedNetwork, load_network
+from reconx_ros.pointmap.network.weights import CARD_FILE, PUBLISHED_NAME, LoadedNetwork, load_network
+from reconx_ros.pointmap.stereo.consistency import confirmed
+from reconx_ros.weights.cache import ModelCache, module_bytes
+from reconx_ros.weights.resolve import how_to_get, resolve
 
 PUBLISHED_CONFIDENCE = 3.0
 _MOST_FOR_COMPLETE = 8
@@ -30,10 +34,18 @@ class Dust3rBackend:
     Each keyframe is encoded once; each pair of the graph gives two pointmaps; alignment (eq. 2) makes one world of
     them. Intrinsics are those of the keyframes. Poses are held where every keyframe has one and
     ``network_holds_poses`` says so; otherwise they are found, up to a similarity. The grid of the result is the
-    network's: its size, sides in multiples of the patch.
+    network's: its size, sides in multiples of the patch. Pixels are OBSERVED where another view's map confirms them,
+    else INFERRED.
     """
 
     name = "dust3r"
+
+    def __init__(self, models: ModelCache | None = None) -> None:
+        self._models = models or ModelCache()
+
+    def with_models(self, models: ModelCache) -> Dust3rBackend:
+        """The same backend, which takes its network from that cache."""
+        return type(self)(models)
 
     def reconstruct(
         self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device, job: Job
@@ -41,30 +53,31 @@ class Dust3rBackend:
         """Depth, confidence and camera of every keyframe, as ``PointmapBackend`` says.
 
         Raises:
-            BackendUnavailableError: when no weights are named; the message says how to get them.
-            StorageError, InvalidInputError: when they cannot be read or are another model's; fewer than two keyframes;
-                or the images do not fit into ``max_memory_gb``.
+            WeightsError: when no weights are named, or they cannot be read; the message says how to get them.
+            InvalidInputError: when they are another model's; fewer than two keyframes; or the images do not fit into
+                ``max_memory_gb``.
             ReconstructionError: when the pointmaps do not connect.
             CancelledError: when the job was cancelled.
         """
         if len(keyframes) < 2:
             raise InvalidInputError(f"{self.name} got {len(keyframes)} keyframe(s), expected at least 2")
         job.step(0.0, "loading the network")
-        loaded = self.load(config)
+        loaded = self.load(config, device)
         notes, min_confidence = loaded.notes, config.network_confidence or self.confidence(loaded)
         images = [_network_image(keyframe, loaded.network, config) for keyframe in keyframes]
         pairs = pair_graph(len(images), _graph(config.pair_graph, len(images)))
-        plan = _plan(loaded.network, images, pairs, config, device)
+        plan = self._plan(loaded, images, pairs, config, device)
         job.step(_LOADED, f"{len(pairs)} pairs, at most {plan.peak_bytes / _MIB:.0f} MiB")
         predictions = predict_pairs(
-            loaded.network.to(device),
+            loaded.network,
             [image.tensor() for image in images],
             pairs,
             plan,
             precision=config.network_precision,
             job=_part(job, _LOADED, _PREDICTED),
         )
-        del loaded  # its memory is the alignment's now
+        self._leave_room(loaded, images, pairs, config, device)
+        del loaded
         alignment = align(
             predictions,
             known=_known(keyframes, images, config),
@@ -79,20 +92,70 @@ class Dust3rBackend:
             backend=self.name,
             min_confidence=min_confidence,
         )
-        return replace(_with_unit_from_poses(views, config), warnings=(*notes, *views.warnings))
+        views = confirmed(_with_unit_from_poses(views, config), config.consistency)
+        return replace(views, warnings=(*notes, *views.warnings))
 
-    def load(self, config: PointmapConfig) -> LoadedNetwork:
+    def load(self, config: PointmapConfig, device: torch.device) -> LoadedNetwork:
         """The network that the configuration names."""
-        if not config.dust3r_weights:
-            raise BackendUnavailableError(
-                f"backend '{self.name}' needs pointmap.dust3r_weights, which is empty; {HOW_TO_GET}"
-            )
-        return load_network(config.dust3r_weights)
+        return self._resident(
+            config.dust3r_weights, "pointmap.dust3r_weights", how_to_get(PUBLISHED_NAME), config, device
+        )
+
+    def _resident(
+        self, weights: str, setting: str, cure: str, config: PointmapConfig, device: torch.device
+    ) -> LoadedNetwork:
+        source = resolve(weights, setting=setting, cure=cure)
+        return self._models.get(
+            [source],
+            "pointmap network",
+            lambda: load_network(source.path, device),
+            dtype=torch.float32,
+            device=device,
+            size=_weight_bytes,
+            limit_bytes=int(config.max_memory_gb * _GB),
+        )
 
     def confidence(self, loaded: LoadedNetwork) -> float:
         """Raw confidence above which a point is valid, where the configuration leaves it open."""
         del loaded
         return PUBLISHED_CONFIDENCE
+
+    def _plan(
+        self,
+        loaded: LoadedNetwork,
+        images: Sequence[NetworkImage],
+        pairs: Sequence[tuple[int, int]],
+        config: PointmapConfig,
+        device: torch.device,
+    ) -> PairMemoryPlan:
+        """How prediction is split; refuses here what prediction or alignment could not finish.
+
+        Other resident models give way, so that their memory counts as free; the network's weights are no longer part
+        of what is free, and part of what the plan counts.
+        """
+        weights, sizes = _weight_bytes(loaded), [image.size for image in images]
+        spare = int(AUTO_SHARE * self._models.reclaimable_bytes(device, keep=loaded))
+        budget = int(config.max_memory_gb * _GB) or free_memory_budget(device) + spare + weights
+        on_cpu = device.type == "cpu"
+        plan = plan_memory(loaded.network.config, weights, sizes, pairs, budget, results_on_device=on_cpu)
+        check_memory(pairs, sizes, config.max_memory_gb)
+        self._models.make_room(plan.peak_bytes - weights, device, keep=loaded)
+        return plan
+
+    def _leave_room(
+        self,
+        loaded: LoadedNetwork,
+        images: Sequence[NetworkImage],
+        pairs: Sequence[tuple[int, int]],
+        config: PointmapConfig,
+        device: torch.device,
+    ) -> None:
+        """The network stays only where alignment, which works on the CPU too, has enough memory beside it."""
+        needed = estimate_memory(pairs, [image.size for image in images]).total
+        limit = config.max_memory_gb * _GB
+        if device.type == "cpu" and 0 < limit < needed + _weight_bytes(loaded):
+            self._models.forget(loaded)
+        self._models.make_room(needed, torch.device("cpu"))
 
 
 class PointmapNetBackend(Dust3rBackend):
@@ -100,19 +163,15 @@ class PointmapNetBackend(Dust3rBackend):
 
     name = "pointmap_net"
 
-    def load(self, config: PointmapConfig) -> LoadedNetwork:
+    def load(self, config: PointmapConfig, device: torch.device) -> LoadedNetwork:
         """The network that the configuration names.
 
         Raises:
-            BackendUnavailableError: when none is named.
+            WeightsError: when none is named, or it cannot be read.
             InvalidInputError: when it has no training card, as networks from elsewhere.
         """
-        if not config.network_weights:
-            raise BackendUnavailableError(
-                f"backend '{self.name}' needs pointmap.network_weights, which is empty: run "
-                "'reconx train pointmap --out DIR' and set it to DIR"
-            )
-        loaded = load_network(config.network_weights)
+        cure = "run 'reconx train pointmap --out DIR' and set it to DIR"
+        loaded = self._resident(config.network_weights, "pointmap.network_weights", cure, config, device)
         if loaded.card is None:
             raise InvalidInputError(
                 f"network {config.network_weights} has no {CARD_FILE}, expected one from 'reconx train pointmap' "
@@ -134,30 +193,14 @@ def _network_image(keyframe: Keyframe, network: PointmapNetwork, config: Pointma
     return prepare_image(frame.rgb_u8, size, camera=frame.camera, square=square, patch=trained.patch_size)
 
 
+def _weight_bytes(loaded: LoadedNetwork) -> int:
+    return module_bytes(loaded.network)
+
+
 def _graph(name: str, images: int) -> str:
     if name != "auto":
         return name
     return "complete" if images <= _MOST_FOR_COMPLETE else "swin-3-noncyclic"
-
-
-def _plan(
-    network: PointmapNetwork,
-    images: Sequence[NetworkImage],
-    pairs: Sequence[tuple[int, int]],
-    config: PointmapConfig,
-    device: torch.device,
-) -> PairMemoryPlan:
-    """How prediction is split; refuses here what prediction or alignment could not finish.
-
-    The network is on the CPU still, so that on a CPU the memory that is free no longer holds its weights.
-    """
-    weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    sizes = [image.size for image in images]
-    on_cpu = device.type == "cpu"
-    budget = int(config.max_memory_gb * _GB) or free_memory_budget(device) + (weights if on_cpu else 0)
-    plan = plan_memory(network.config, weights, sizes, pairs, budget, results_on_device=on_cpu)
-    check_memory(pairs, sizes, config.max_memory_gb)
-    return plan
 
 
 def _known(keyframes: Sequence[Keyframe], images: Sequence[NetworkImage], config: PointmapConfig) -> KnownGeometry:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, ReconstructionError
+from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, Provenance, ReconstructionError
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.refine import refine_poses, with_poses
 from reconx_ros.pointmap.stereo.coarse import look
@@ -47,12 +47,12 @@ class _Plan:
 class MultiviewBackend:
     """Stage 1 for frames with known poses. Works in any unit; its accuracy is that of the poses.
 
-    With ``config.refine_poses``, poses are first corrected by what the images say (refine.py).
-    Each view is swept against its best sources (pairs.py, sweep.py), smoothed (sgm.py), and refined (stereo.py); then
-    a pixel is kept where other views tell of the same surface (consistency.py), with a confidence that estimates the
-    chance of an error below 2 % (confidence.py). Where fewer than ``config.min_consistent`` of the views that see the
-    surface confirm it, confidence is below 0.4, so that such pixels help the pictures but enter no cloud. The depth of
-    kept pixels is the mean of the views that agree.
+    With ``config.refine_poses``, poses are first corrected by what the images say (``pointmap.sfm.refine``). Then the
+    modules of ``pointmap.stereo`` sweep each view against its best sources, smooth and refine its depth. A pixel stays
+    where other views see the same surface; its confidence estimates the chance of an error below 2 %. Where fewer than
+    ``config.min_consistent`` of the views that see the surface confirm it, confidence is below 0.4, so that such pixels
+    help the pictures but enter no cloud. The depth of kept pixels is the mean of the views that agree; at least one
+    other does, so all of them are OBSERVED.
     """
 
     name = "multiview"
@@ -157,6 +157,7 @@ def _check(
         depth=(told.depth * plan.unit).cpu(),
         confidence=trust.cpu(),
         valid=valid.cpu(),
+        provenance=Provenance.OBSERVED.where(valid).cpu(),
         camera=view.camera,
         world_from_cam=known_pose(keyframe),
         keyframe_id=view.keyframe_id,

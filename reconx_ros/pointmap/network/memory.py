@@ -27,7 +27,7 @@ _DPT_CHANNELS = (
     4 * 128
 )  # full-resolution channels at the end of a dense-prediction head, its convolution's copy included
 _LINEAR_CHANNELS = 3 * _OUTPUTS
-_AUTO_SHARE = 0.5  # of the free memory, when no budget is given
+AUTO_SHARE = 0.5  # of the free memory, when no budget is given
 _UNKNOWN_BUDGET = 2**31  # where the system does not say what is free
 _MOST_AT_A_TIME = 16  # larger batches are no faster
 
@@ -128,7 +128,7 @@ def plan_memory(
 def free_memory_budget(device: torch.device) -> int:
     """Half of the memory in bytes that is free on a device now."""
     free = free_bytes(device)
-    return _UNKNOWN_BUDGET if free is None else int(_AUTO_SHARE * free)
+    return _UNKNOWN_BUDGET if free is None else int(AUTO_SHARE * free)
 
 
 def _tokens(config: NetworkConfig, size: Size) -> int:

@@ -17,7 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 
-from reconx_ros.core import BackendUnavailableError, InvalidInputError, PinholeCamera, check_shape
+from reconx_ros.core import BackendUnavailableError, InvalidInputError, PinholeCamera, WeightsError, check_shape
+from reconx_ros.weights.cache import ModelCache, module_bytes
+from reconx_ros.weights.resolve import resolve
+
+_SETTING = "pointmap.metric_network"
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -97,23 +101,28 @@ class MetricDepthNetwork:
     """A metric depth network, ready to run.
 
     Args:
-        name: folder with config.json and safetensors weights, or a hub name that is in the local cache.
+        folder: with config.json, preprocessor_config.json and safetensors weights.
         device: where it runs.
 
     Raises:
         BackendUnavailableError: when transformers is not installed.
-        InvalidInputError: when the network cannot be found or read, or does not estimate metric depth.
+        WeightsError: when the network cannot be read.
+        InvalidInputError: when it does not estimate metric depth.
     """
 
-    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         if importlib.util.find_spec("transformers") is None:
             raise BackendUnavailableError(
                 "the metric depth network needs the Python package transformers: run pip install 'reconx_ros[models]'"
             )
-        self._name = name
-        self._canonical_inverse, self._preprocessing, self._model = _load(name)
+        self._canonical_inverse, self._preprocessing, self._model = _load(folder)
         self._model.to(device)
         self._device = device
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its parameters."""
+        return module_bytes(self._model)
 
     @torch.inference_mode()
     def depth_m(self, rgb: torch.Tensor, camera: PinholeCamera) -> torch.Tensor:
@@ -134,48 +143,69 @@ class MetricDepthNetwork:
         return torch.where(torch.isfinite(depth) & (depth > 0), depth, 0.0).cpu()
 
 
+def resident_network(
+    weights: str, models: ModelCache, device: torch.device | str = "cpu", limit_bytes: int = 0
+) -> MetricDepthNetwork:
+    """The network that a setting names, out of a cache.
+
+    Args:
+        weights: name of the catalogue, folder, or a hub name that is in the local cache.
+        models: the cache.
+        device: where it runs.
+        limit_bytes: what metric depth networks may take together; 0 sets no limit.
+
+    Raises:
+        WeightsError, InvalidInputError, BackendUnavailableError: as ``MetricDepthNetwork``, and where there is none.
+    """
+    source = resolve(weights, setting=_SETTING, cure="name the folder of a metric depth network")
+    return models.get(
+        [source],
+        "metric depth network",
+        lambda: MetricDepthNetwork(source.path, device),
+        dtype=torch.float32,
+        device=torch.device(device),
+        size=lambda network: network.size_bytes,
+        limit_bytes=limit_bytes,
+    )
+
+
 def metric_from_canonical(canonical_inverse: torch.Tensor, camera: PinholeCamera) -> torch.Tensor:
     """Metres from Depth Pro's canonical inverse depth C: ``fx / (width C)`` (ICLR 2025, sec. 3.1)."""
     return camera.fx / (camera.width * canonical_inverse.clamp(1e-4, 1e4))
 
 
-def _load(name: str) -> tuple[bool, Preprocessing, Any]:
+def _load(folder: Path) -> tuple[bool, Preprocessing, Any]:
     """(output is canonical inverse depth, preprocessing, model)."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForDepthEstimation
 
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as err:
-        raise InvalidInputError(
-            f"metric_network is '{name}', expected a folder with config.json, or a hub name fetched before with "
-            f"'hf download {name}'"
-        ) from err
+        raise WeightsError(f"metric depth network {folder} has no config.json that can be read: get it again") from err
     kind = str(config.model_type)
     head = str(getattr(config, "depth_estimation_type", "metric"))
     if kind not in ("depth_anything", "depth_pro") or head != "metric":
         raise InvalidInputError(
-            f"metric_network '{name}' is a {kind} with {head} depth, expected metric depth_anything or depth_pro"
+            f"metric depth network {folder} is a {kind} with {head} depth, expected metric depth_anything or depth_pro"
         )
-    preprocessing = _preprocessing(name, kind, config)
+    preprocessing = _preprocessing(folder, kind, config)
     try:
-        model = AutoModelForDepthEstimation.from_pretrained(name, local_files_only=True, use_safetensors=True)
+        model = AutoModelForDepthEstimation.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as err:
-        raise InvalidInputError(
-            f"metric_network '{name}' cannot be read, expected complete safetensors weights: {str(err).splitlines()[0]}"
+        raise WeightsError(
+            f"metric depth network {folder} cannot be read, expected complete safetensors weights: "
+            f"{str(err).splitlines()[0]}"
         ) from err
     return kind == "depth_pro", preprocessing, model.eval()
 
 
-def _preprocessing(name: str, kind: str, config: Any) -> Preprocessing:
-    from transformers.utils import cached_file
-
+def _preprocessing(folder: Path, kind: str, config: Any) -> Preprocessing:
     try:
-        path = cached_file(name, "preprocessor_config.json", local_files_only=True)
-        content = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+        content = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise InvalidInputError(
-            f"metric_network '{name}' has no readable preprocessor_config.json, expected it beside config.json"
+        raise WeightsError(
+            f"metric depth network {folder} has no readable preprocessor_config.json, expected it beside config.json"
         ) from err
     if kind == "depth_pro":
         return Preprocessing.from_json({"resample": 2, **content}, antialias=False)

@@ -1,21 +1,16 @@
-"""Images on the grid that the network was trained on: resized to a long side, cropped to whole patches.
-
-Resampling follows Pillow's, bit for bit, in exact integer arithmetic: that is what the published networks were trained
-with, and a resize by another library shifts their outputs.
-"""
+"""Images on the grid that the network was trained on: resized to a long side, cropped to whole patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError, PinholeCamera, check_shape
+from reconx_ros.geometry.resize import resize_bicubic, resize_lanczos
 
 SQUARE_SIZE = 224  # networks of this size take square images, all others keep the aspect
-_FRACTION_BITS = 22  # of Pillow's 8-bit resampling
 _PATCH = 16
 
 
@@ -119,60 +114,3 @@ def _cropped_camera(camera: PinholeCamera, box: tuple[int, int, int, int]) -> Pi
     return PinholeCamera(
         width=right - left, height=bottom - top, fx=camera.fx, fy=camera.fy, cx=camera.cx - left, cy=camera.cy - top
     )
-
-
-def resize_lanczos(rgb_u8: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pillow's LANCZOS resampling of [H, W, C] uint8 to [height, width, C]."""
-    return _resize(rgb_u8, width, height, _lanczos, 3.0)
-
-
-def resize_bicubic(rgb_u8: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pillow's BICUBIC resampling of [H, W, C] uint8 to [height, width, C]."""
-    return _resize(rgb_u8, width, height, _bicubic, 2.0)
-
-
-def _lanczos(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
-
-
-def _bicubic(x: np.ndarray) -> np.ndarray:
-    a, x = -0.5, np.abs(x)  # Catmull-Rom
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-def _resize(
-    rgb_u8: np.ndarray, width: int, height: int, kernel: Callable[[np.ndarray], np.ndarray], support: float
-) -> np.ndarray:
-    """Rows first, then columns, each rounded to 8 bits."""
-    rows = _filtered(rgb_u8.transpose(1, 0, 2), width, kernel, support)
-    return _filtered(rows.transpose(1, 0, 2), height, kernel, support)
-
-
-def _filtered(values: np.ndarray, size: int, kernel: Callable[[np.ndarray], np.ndarray], support: float) -> np.ndarray:
-    """[N, M, C] uint8 resampled along the first axis to [size, M, C]; sums of whole numbers, below 2**31 each."""
-    count = len(values)
-    if count == size:
-        return values
-    index, weights = _taps(count, size, kernel, support)
-    flat = values.reshape(count, -1).astype(np.int32)
-    sums = np.full((size, flat.shape[1]), 1 << (_FRACTION_BITS - 1), np.int32)
-    for k in range(index.shape[1]):
-        sums += weights[:, k, None] * flat[index[:, k]]
-    return np.clip(sums >> _FRACTION_BITS, 0, 255).astype(np.uint8).reshape(size, *values.shape[1:])
-
-
-def _taps(
-    count: int, size: int, kernel: Callable[[np.ndarray], np.ndarray], support: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which inputs each output sums, and how: indices [size, K] and int32 weights [size, K] of about 2**22 per row."""
-    step = count / size
-    stretch = max(step, 1.0)
-    centre = (np.arange(size) + 0.5) * step
-    low = np.maximum(np.trunc(centre - support * stretch + 0.5), 0).astype(np.intp)
-    high = np.minimum(np.trunc(centre + support * stretch + 0.5), count).astype(np.intp)
-    index = low[:, None] + np.arange(int((high - low).max()))
-    taps = np.where(index < high[:, None], kernel((index - centre[:, None] + 0.5) / stretch), 0.0)
-    fixed = taps / taps.sum(axis=1, keepdims=True) * 2.0**_FRACTION_BITS
-    return np.minimum(index, count - 1), np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reconx_ros.core import SE3
+from reconx_ros.core.transforms import nearest_rotation
 
 _MIN_MATCHES = 8
 
@@ -33,9 +34,3 @@ def plane_poses(rays_a: np.ndarray, rays_b: np.ndarray, within: float) -> list[S
         if length > 1e-6:
             found.append(SE3(rotation=nearest_rotation(turn), translation=move.ravel() / length))
     return found
-
-
-def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    """The rotation [3, 3] nearest to a matrix [3, 3]."""
-    u, _, vt = np.linalg.svd(matrix)
-    return u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt

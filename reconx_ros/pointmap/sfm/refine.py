@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from reconx_ros.core import SE3, Job, Keyframe, PoseCorrection
+from reconx_ros.geometry.umeyama import rigid_fit
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.bundle import adjust
 from reconx_ros.pointmap.sfm.features import Features, extract
@@ -242,18 +243,10 @@ def _aligned_to_priors(priors: Sequence[SE3], poses: Sequence[SE3], unit: float)
 
     Fitted are the camera centres and the tips of the cameras' axes, one ``unit`` long, so that two cameras suffice.
     """
-    move = _rigid_fit(_frame_points(priors, unit), _frame_points(poses, unit))
+    move = rigid_fit(_frame_points(priors, unit), _frame_points(poses, unit))
     return [move @ p for p in poses]
 
 
 def _frame_points(poses: Sequence[SE3], unit: float) -> np.ndarray:
     tips = np.concatenate([np.zeros((1, 3)), unit * np.eye(3)])
     return np.concatenate([p.apply(tips) for p in poses])
-
-
-def _rigid_fit(a: np.ndarray, b: np.ndarray) -> SE3:
-    """a_from_b of least squares between points [N, 3] (Umeyama, PAMI 1991, eq. 40, without scale)."""
-    middle_a, middle_b = a.mean(axis=0), b.mean(axis=0)
-    u, _, vt = np.linalg.svd((a - middle_a).T @ (b - middle_b))
-    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
-    return SE3(rotation=rotation, translation=middle_a - rotation @ middle_b)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from reconx_ros.core import SE3, PinholeCamera
+from reconx_ros.core.transforms import nearest_rotation
 from reconx_ros.pointmap.sfm.features import normalised_rays
-from reconx_ros.pointmap.sfm.planar import nearest_rotation
 from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry
 
 _MIN_INLIERS = 10

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from reconx_ros.core import SE3
+from reconx_ros.core.transforms import nearest_rotation
 from reconx_ros.geometry.epipolar import fundamental_matrix
 from reconx_ros.pointmap.sfm.bundle import adjust
 from reconx_ros.pointmap.sfm.features import Features
 from reconx_ros.pointmap.sfm.matching import Matches, held_out, match, symmetric_epipolar_px
-from reconx_ros.pointmap.sfm.planar import nearest_rotation, plane_poses
+from reconx_ros.pointmap.sfm.planar import plane_poses
 from reconx_ros.pointmap.sfm.problem import BundleProblem
 from reconx_ros.pointmap.sfm.triangulation import homogeneous, triangulate
 
@@ -323,8 +324,7 @@ def turned_only_px(a: Features, b: Features, inliers: Matches) -> float:
     focal = math.sqrt(b.camera.fx * b.camera.fy)
     distance = np.zeros(len(rays_a))
     for _ in range(10):
-        u, _, vt = np.linalg.svd((weight[:, None] * rays_b).T @ rays_a)
-        rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+        rotation = nearest_rotation((weight[:, None] * rays_b).T @ rays_a)
         distance = np.linalg.norm(rays_a @ rotation.T - rays_b, axis=1) * focal
         weight = 1 / np.maximum(distance, 0.1)
     return float(np.median(distance))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from reconx_ros.core import SE3, PinholeCamera
+from reconx_ros.core import SE3, AlignedViews, PinholeCamera, PointMap, Provenance
 from reconx_ros.geometry.epipolar import triangulation_angles_deg
 from reconx_ros.geometry.projection import camera_rays, pixel_grid, project, transform_points
 from reconx_ros.geometry.warping import inside, sample
 
 MAX_REPROJECTION_PX = 1.5
+_WITNESSES = 8  # most views asked whether they confirm a guess
+_MIN_ANGLE_DEG = 1.0  # between the rays of two views that measure a place; below it they look from one place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,3 +124,36 @@ def agreement(view: DepthMap, others: Sequence[DepthMap], tolerance: float) -> V
         total += torch.where(same, trip.depth, zero)
         angle = torch.maximum(angle, torch.where(same, trip.angle_deg, zero))
     return ViewAgreement(sees=sees, agrees=agrees, denies=denies, depth=total / (1 + agrees), angle_deg=angle)
+
+
+def confirmed(views: AlignedViews, tolerance: float) -> AlignedViews:
+    """The same with INFERRED pixels OBSERVED where another view, from another place, tells of the same surface.
+
+    A network guesses each view's depth; where the guesses of two views meet in one place, it is measured. Each view
+    asks the eight nearest ones; more of them must agree than look through the pixel.
+
+    Args:
+        views: stage 1's result.
+        tolerance: relative depth difference up to which two views agree.
+    """
+    return replace(views, views=tuple(_confirmed(v, _witnesses(v, views), tolerance) for v in views.views))
+
+
+def _witnesses(view: PointMap, views: AlignedViews) -> list[DepthMap]:
+    others = [v for v in views.views if v is not view]
+    others.sort(key=lambda v: v.world_from_cam.distance_to(view.world_from_cam))
+    return [tested(v) for v in others[:_WITNESSES]]
+
+
+def _confirmed(view: PointMap, witnesses: Sequence[DepthMap], tolerance: float) -> PointMap:
+    told = agreement(tested(view), witnesses, tolerance)
+    measured = (told.agrees >= 1) & (told.denies <= told.agrees) & (told.angle_deg >= _MIN_ANGLE_DEG)
+    inferred = view.provenance == int(Provenance.INFERRED)
+    return replace(
+        view, provenance=torch.where(inferred & measured, int(Provenance.OBSERVED), view.provenance).to(torch.uint8)
+    )
+
+
+def tested(view: PointMap) -> DepthMap:
+    """A pointmap as a depth map under test."""
+    return DepthMap(depth=view.depth, usable=view.valid, camera=view.camera, world_from_cam=view.world_from_cam)

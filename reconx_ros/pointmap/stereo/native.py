@@ -1,4 +1,4 @@
-"""The compiled plane sweep and semi-global smoothing: the rules of sweep.py, matching.py and sgm.py on all cores.
+"""The compiled plane sweep and semi-global smoothing: the rules of sweep.py, zncc.py and sgm.py on all cores.
 
 What happens between views is in native_checks.py.
 """

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from reconx_ros.core import ReconstructionError
+from reconx_ros.core.transforms import nearest_rotation
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.training.data import GroupBatch, directed_pairs, transformed
 from reconx_ros.pointmap.training.losses import PairTargets, mean_distance, pixel_errors
@@ -223,10 +224,7 @@ def _rotation_errors(
 def _best_rotation(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Rotations [B, 3, 3] that turn centred points [B, P, 3] into centred points best (Kabsch)."""
     covariance = (target - target.mean(1, keepdim=True)).transpose(1, 2) @ (source - source.mean(1, keepdim=True))
-    u, _, vt = torch.linalg.svd(covariance.double())
-    sign = torch.ones(len(u), 3, dtype=u.dtype, device=u.device)
-    sign[:, 2] = torch.linalg.det(u @ vt)
-    return ((u * sign[:, None]) @ vt).to(source.dtype)
+    return torch.from_numpy(nearest_rotation(covariance.double().cpu().numpy())).to(source)
 
 
 def compared(

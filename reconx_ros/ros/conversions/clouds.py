@@ -3,7 +3,7 @@
 Layout, 28 bytes a point, little-endian::
 
     offset 0 x, 4 y, 8 z (FLOAT32, map frame)      12 rgb (FLOAT32 holding the bits of 0x00RRGGBB)
-    offset 16 confidence (FLOAT32, 0 to 1)         20 provenance (UINT8: 1 observed, 2 generated), 3 bytes unused
+    offset 16 confidence (FLOAT32, 0 to 1)         20 provenance (UINT8: values of Provenance), 3 bytes unused
     offset 24 keyframe_id (UINT32)
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from reconx_ros.core import InvalidInputError, PointCloud, Provenance
+from reconx_ros.core import InvalidInputError, PointCloud, check_provenance
 
 _OFFSETS = (0, 4, 8, 12, 16, 20, 24)
 CLOUD_DTYPE = np.dtype(
@@ -81,28 +81,31 @@ def packed(cloud: PointCloud) -> array.array[int]:
 def cloud_from_msg(msg: PointCloud2) -> PointCloud:
     """The points of a PointCloud2 of any layout that has x, y and z; organised clouds are flattened.
 
-    Absent fields: black, confidence 1, observed, keyframe 0.
+    Without rgb they are black. Without provenance nothing says how their places are known: they are NONE, with
+    confidence 0, whatever the message calls confidence.
 
     Raises:
-        InvalidInputError: without x, y, z, for a field type unknown to ROS, or less data than the size asks for.
+        InvalidInputError: without x, y, z, for a field type unknown to ROS, less data than the size asks for, or values
+            that are no provenance.
     """
     rows = _rows(msg)
     names = rows.dtype.names or ()
     count = len(rows)
     colour = rows["rgb"].astype(np.uint32) if "rgb" in names else np.zeros(count, np.uint32)
+    if "provenance" in names:
+        check_provenance("point cloud", rows["provenance"])
     return PointCloud(
         points=np.stack([rows[axis].astype(np.float32) for axis in "xyz"], axis=1),
         rgb_u8=np.stack([(colour >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)], axis=1),
-        confidence=_field(rows, "confidence", np.float32, 1.0),
-        provenance=_field(rows, "provenance", np.uint8, int(Provenance.OBSERVED)),
-        keyframe_ids=_field(rows, "keyframe_id", np.uint32, 0),
+        confidence=_field(rows, "confidence" if "provenance" in names else "", np.float32),
+        provenance=_field(rows, "provenance", np.uint8),
+        keyframe_ids=_field(rows, "keyframe_id", np.uint32),
     )
 
 
-def _field(rows: np.ndarray, name: str, kind: type, default: float) -> np.ndarray:
-    if name in (rows.dtype.names or ()):
-        return rows[name].astype(kind)
-    return np.full(len(rows), default, kind)
+def _field(rows: np.ndarray, name: str, kind: type) -> np.ndarray:
+    """One field [P]; zeros where there is none."""
+    return rows[name].astype(kind) if name in (rows.dtype.names or ()) else np.zeros(len(rows), kind)
 
 
 def _rows(msg: PointCloud2) -> np.ndarray:

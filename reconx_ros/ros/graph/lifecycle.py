@@ -96,8 +96,23 @@ class ManagedNode(LifecycleNode):
         """What the node itself has to say on /diagnostics, in every state."""
         return []
 
+    @reported
+    def on_cleanup(self) -> None:
+        """Let go of everything."""
+        self.release()
+
+    @reported
+    def on_shutdown(self) -> None:
+        """As cleanup."""
+        self.release()
+
+    def release(self) -> None:
+        """Let go of what configuring made."""
+
     def undo(self, transition: str) -> None:
-        """The transition "configure" or "activate" failed half-way: let go of what it made."""
+        """A transition failed half-way: let go of what it made; activation makes nothing that lasts."""
+        if transition == "configure":
+            self.release()
 
     def after_transition(self) -> None:
         """A transition went well or failed."""

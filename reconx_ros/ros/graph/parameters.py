@@ -6,7 +6,6 @@ A tuple becomes an array. Numbers with a fraction also take integers (``tf_timeo
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from reconx_ros.core import ConfigError
-from reconx_ros.core.settings import Setting, updated, walk
+from reconx_ros.core.settings import Setting, nearest_known, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 
 _FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service", "diagnostic_updater.")
@@ -50,12 +49,12 @@ def describe(meta: Setting) -> str:
     return " ".join(words)
 
 
-def unknown_sentences(given: Sequence[str], known: Sequence[str]) -> list[str]:
+def unknown_sentences(given: Sequence[str], known: Mapping[str, Setting]) -> list[str]:
     """One sentence for each given name that is neither known nor another package's, naming the nearest known one."""
     sentences = []
     for name in given:
         if name not in known and not name.startswith(_FOREIGN):
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            nearest = nearest_known(name, known)
             sentences.append(f"unknown parameter {name} is ignored, the nearest known one is {nearest}")
     return sentences
 
@@ -74,7 +73,7 @@ class NodeParameters:
 
     def __init__(self, node: Node, on_change: Callable[[ReconxConfig], None] = lambda config: None) -> None:
         self._on_change = on_change
-        self._names = [name for name, _, _ in walk(ReconxConfig())]
+        self._names = {name: meta for name, _, meta in walk(ReconxConfig())}
         self.errors: list[str] = []
         given: Mapping[str, Parameter] = dict(getattr(node, "_parameter_overrides", {}))
         self.unknown = unknown_sentences([*given], self._names)

@@ -116,16 +116,6 @@ class ReconxNode(ManagedNode):
         if inputs is not None:
             inputs.close()
 
-    @reported
-    def on_cleanup(self) -> None:
-        """Forget everything."""
-        self._release()
-
-    @reported
-    def on_shutdown(self) -> None:
-        """As cleanup."""
-        self._release()
-
     def close(self) -> None:
         """As ManagedNode."""
         self.active = False
@@ -134,16 +124,12 @@ class ReconxNode(ManagedNode):
         if self._thread is not None:
             self._thread.stop()
 
-    def undo(self, transition: str) -> None:
-        """As ManagedNode; a failed activation made nothing that lasts."""
-        if transition == "configure":
-            self._release()
-
     def after_transition(self) -> None:
         """As ManagedNode."""
         self._publish_status()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Forget everything."""
         self.close()
         if self._timer is not None:
             self.destroy_timer(self._timer)

@@ -92,28 +92,14 @@ class ReconstructionServer(ManagedNode):
         """Refuse new goals and cancel the running one."""
         self.active = False
 
-    @reported
-    def on_cleanup(self) -> None:
-        """End the worker; its scene is forgotten."""
-        self._release()
-
-    @reported
-    def on_shutdown(self) -> None:
-        """As cleanup."""
-        self._release()
-
     def close(self) -> None:
         """As ManagedNode."""
         self.active = False
         if self._worker is not None:
             self._worker.stop()
 
-    def undo(self, transition: str) -> None:
-        """As ManagedNode."""
-        if transition == "configure":
-            self._release()
-
-    def _release(self) -> None:
+    def release(self) -> None:
+        """End the worker; its scene is forgotten."""
         self.close()
         if self._render is not None:
             self._render.close()

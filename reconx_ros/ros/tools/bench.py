@@ -1,4 +1,4 @@
-"""``reconx bench ros``: what reconx_node bears while it reconstructs, and how fast a cloud becomes a message."""
+"""``reconx bench ros``: how much input reconx_node takes while it reconstructs, and how fast clouds become messages."""
 
 from __future__ import annotations
 

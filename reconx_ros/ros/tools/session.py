@@ -1,4 +1,4 @@
-"""Runs the real nodes as separate processes and a recorder beside them: what ``demo`` and ``replay`` stand on."""
+"""Runs the real nodes as separate processes and a recorder beside them: the base of ``demo`` and ``replay``."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from reconx_ros.core import SE3, GaussianScene, InvalidInputError, PinholeCamera, PointCloud
 from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
-from reconx_ros.io.gaussians import read_scene_ply
+from reconx_ros.io.gaussians import fitted_antialiased, read_scene_ply
 from reconx_ros.io.images import read_image
 from reconx_ros.io.ply import read_point_cloud_ply
 
@@ -147,7 +147,7 @@ def load_result(folder: Path) -> ViewerData:
         keyframes=keyframes,
         novel=novel,
         metric_scale=metric_scale,
-        antialiased=_antialiased(folder),
+        antialiased=fitted_antialiased(folder),
         notes=tuple(notes),
     )
 
@@ -210,11 +210,3 @@ def _map_keyframes(folder: Path, document: dict[str, Any]) -> tuple[ViewerCamera
         )
     except (KeyError, TypeError, ValueError) as err:
         raise InvalidInputError(f"map.json of {folder} has an unusable keyframe: {err}") from err
-
-
-def _antialiased(folder: Path) -> bool:
-    """How the scene was fitted; the default of this package where no report says so."""
-    if not (folder / "report.json").is_file():
-        return True
-    config = load_json(folder / "report.json").get("config", {})
-    return bool(config.get("splatting", {}).get("antialiased", True))

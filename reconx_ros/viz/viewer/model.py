@@ -10,7 +10,8 @@ import torch
 from reconx_ros.core import GaussianScene, PointCloud, Provenance
 from reconx_ros.splatting.harmonics import SH_C0
 from reconx_ros.splatting.projection import covariances
-from reconx_ros.viz.canvas import GENERATED, OBSERVED, colour_bar, confidence_picture, provenance_picture
+from reconx_ros.viz.canvas import colour_bar, confidence_picture
+from reconx_ros.viz.palette import KIND_LEGEND, provenance_picture
 
 POINTS, SPLATS, BOTH = "points", "splats", "both"
 LAYERS = (POINTS, SPLATS, BOTH)
@@ -31,7 +32,7 @@ class Selection:
     Attributes:
         layer: of LAYERS.
         colour: of COLOURS.
-        hide_generated: leave out what a model made up.
+        kinds: what is shown, by how its place is known.
         min_confidence: leave out what is less sure, in [0, 1].
         cameras, pictures, path: show frustums, the pictures in them, and the path of the novel views.
         point_size: multiple of the size at which neighbouring pixels of a keyframe just touch.
@@ -39,7 +40,7 @@ class Selection:
 
     layer: str = POINTS
     colour: str = RGB
-    hide_generated: bool = False
+    kinds: frozenset[Provenance] = frozenset(Provenance)
     min_confidence: float = 0.0
     cameras: bool = True
     pictures: bool = True
@@ -140,7 +141,7 @@ def pickable(cloud: PointCloud, scene: GaussianScene | None, choice: Selection) 
 
 
 def coloured(rgb_u8: np.ndarray, confidence: np.ndarray, provenance: np.ndarray, colour: str) -> np.ndarray:
-    """Colours [P, 3] uint8: as seen, by confidence (viridis) or by provenance (observed, generated)."""
+    """Colours [P, 3] uint8: as seen, by confidence (viridis) or by provenance."""
     if colour == CONFIDENCE:
         return confidence_picture(np.maximum(confidence, 1e-6)[None])[0]
     if colour == PROVENANCE:
@@ -157,8 +158,7 @@ def legend_html(colour: str) -> str:
         )
         return _LEGEND.format(body=f"<span>unsure 0</span>{bar}<span>1 sure</span>")
     if colour == PROVENANCE:
-        kinds = (("seen by a camera", OBSERVED), ("made up by a model", GENERATED))
-        return _LEGEND.format(body="".join(_SWATCH.format(colour=c, name=n) for n, c in kinds))
+        return "".join(_LEGEND.format(body=_SWATCH.format(colour=c, name=n)) for c, n in KIND_LEGEND)
     return ""
 
 
@@ -182,8 +182,7 @@ def _passing_points(cloud: PointCloud, choice: Selection) -> np.ndarray:
 
 def _passes(confidence: np.ndarray, provenance: np.ndarray, choice: Selection) -> np.ndarray:
     """[P] bool."""
-    passes = confidence >= choice.min_confidence
-    return passes & (provenance != int(Provenance.GENERATED)) if choice.hide_generated else passes
+    return (confidence >= choice.min_confidence) & np.isin(provenance, [int(kind) for kind in choice.kinds])
 
 
 def _thinned(passing: np.ndarray, total: int, budget: int) -> np.ndarray:

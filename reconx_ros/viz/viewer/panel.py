@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reconx_ros.core import BY_TRUST, MEANINGS, Provenance
 from reconx_ros.viz.viewer.model import BOTH, COLOURS, LAYERS, POINTS, RGB, Selection, legend_html
 from reconx_ros.viz.viewer.rendering import KINDS, PICTURE
 
@@ -52,10 +53,12 @@ class Panel:
         self.layer = gui.add_dropdown("Layer", LAYERS, initial_value=POINTS, hint="the cloud, the Gaussians, or both")
         self.colour = gui.add_dropdown("Colour", COLOURS, initial_value=RGB)
         self._legend = gui.add_html("", visible=False)
-        self.hide_generated = gui.add_checkbox("Hide generated", False, hint="show only what a camera saw")
+        self.kinds = {
+            k: gui.add_checkbox(k.word.capitalize(), True, hint=MEANINGS[k]) for k in (*BY_TRUST, Provenance.NONE)
+        }
         self.min_confidence = gui.add_slider("Min confidence", 0.0, 1.0, 0.01, 0.0)
         self.point_size = gui.add_slider("Point size", 0.2, 5.0, 0.1, 1.0)
-        for control in (self.layer, self.colour, self.hide_generated, self.min_confidence, self.point_size):
+        for control in (self.layer, self.colour, *self.kinds.values(), self.min_confidence, self.point_size):
             control.on_update(lambda _: self._changed(on_change))
 
     def _changed(self, on_change: Callable[[], None]) -> None:
@@ -92,7 +95,7 @@ class Panel:
         return Selection(
             layer=self.layer.value,
             colour=self.colour.value,
-            hide_generated=bool(self.hide_generated.value),
+            kinds=frozenset(kind for kind, box in self.kinds.items() if box.value),
             min_confidence=float(self.min_confidence.value),
             cameras=bool(self.cameras.value),
             pictures=bool(self.pictures.value),

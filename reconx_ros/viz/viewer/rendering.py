@@ -9,7 +9,8 @@ from reconx_ros.pipeline.selection import choose_device
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.render import render_scene
 from reconx_ros.splatting.select import select_rasterizer
-from reconx_ros.viz.canvas import confidence_picture, depth_picture, depth_range, provenance_picture
+from reconx_ros.viz.canvas import confidence_picture, depth_picture, depth_range
+from reconx_ros.viz.palette import provenance_picture
 from reconx_ros.viz.viewer.data import Render, RenderedPicture, ViewerData
 
 PICTURE, DEPTH, CONFIDENCE, PROVENANCE = "picture", "depth", "confidence", "provenance"

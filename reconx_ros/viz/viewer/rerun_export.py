@@ -3,7 +3,7 @@
 Entities::
 
     about                             what it is, its unit, what is missing
-    world/points/observed, generated  clouds with colours; confidence and keyframe_id as components
+    world/points/KIND                 clouds with colours; confidence and keyframe_id as components
     world/splats                      the Gaussians, where the installed Rerun knows them
     world/keyframes/NAME              where each keyframe was taken
     world/keyframe_path, novel_path   lines through the cameras
@@ -30,8 +30,6 @@ from reconx_ros.viz.map_view import up_direction
 from reconx_ros.viz.viewer.data import ViewerCamera, ViewerData
 from reconx_ros.viz.viewer.geometry import scene_sizes
 from reconx_ros.viz.viewer.model import Selection, shown_splats
-
-_NAMES = {Provenance.OBSERVED: "observed", Provenance.GENERATED: "generated"}
 
 
 def write_rerun(path: Path, data: ViewerData) -> None:
@@ -73,8 +71,8 @@ class _Writer:
         """Log everything."""
         data = self._data
         self._about()
-        for kind, name in _NAMES.items():
-            self._points(f"world/points/{name}", data.cloud.select(data.cloud.provenance == int(kind)))
+        for kind in Provenance:
+            self._points(f"world/points/{kind.word}", data.cloud.select(data.cloud.provenance == int(kind)))
         if data.scene is not None:
             self._splats(data.scene)
         for camera in data.keyframes:

@@ -74,7 +74,7 @@ class Stage:
         self._lines.pop(POINTS, None)
         if not wanted:
             return
-        key = (data.cloud, choice.colour, choice.hide_generated, choice.min_confidence, budget)
+        key = (data.cloud, choice.colour, choice.kinds, choice.min_confidence, budget)
         if self._drawn.get(POINTS) != key:
             shown = shown_points(data.cloud, choice, budget)
             self._drawn[POINTS] = key
@@ -93,7 +93,7 @@ class Stage:
         self._lines.pop(SPLATS, None)
         if scene is None or not wanted:
             return
-        key = (scene, choice.colour, choice.hide_generated, choice.min_confidence, budget)
+        key = (scene, choice.colour, choice.kinds, choice.min_confidence, budget)
         if self._drawn.get(SPLATS) != key:
             shown = shown_splats(scene, choice, budget)
             self._drawn[SPLATS] = key
