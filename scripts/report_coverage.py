@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "reconx_ros"
 LIST = ROOT / "test" / "unexecuted.yaml"
-RULED = ("core", "geometry", "io", "jobs", "pipeline", "pointmap", "splatting")
+RULED = ("core", "geometry", "io", "jobs", "pipeline", "pointmap", "splatting", "weights")
 GPU = "gpu"
 """The reason of functions that need a CUDA device; every other reason is the import name of a package."""
 

@@ -10,7 +10,7 @@ from splatting_scenes import wall_views
 
 from reconx_ros.core import SE3, Provenance, SequenceView, ViewSequence
 from reconx_ros.geometry.projection import project
-from reconx_ros.pipeline.clouds import generated_cloud, observed_cloud
+from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud
 
 
 def test_the_generated_cloud_is_what_a_model_made_up_where_its_depth_is_known() -> None:
@@ -40,13 +40,13 @@ def test_the_generated_cloud_is_what_a_model_made_up_where_its_depth_is_known() 
     assert len(generated_cloud(replace(sequence, views=(sequence.views[0],)), views, 0.2)) == 0
 
 
-def test_the_observed_cloud_is_the_sure_pixels_of_the_pointmaps() -> None:
+def test_the_cloud_of_the_pointmaps_is_their_sure_pixels_each_of_its_kind() -> None:
     views = wall_views(2, width=8, height=6, slant=0.4)
     first = views.views[0]
-    valid = first.valid.clone()
-    valid[:, 0] = False
+    valid, provenance = first.valid.clone(), first.provenance.clone()
+    valid[:, 0], provenance[0], provenance[:, 0] = False, int(Provenance.INFERRED), int(Provenance.NONE)
     unsure = replace(views.views[1], confidence=torch.full((6, 8), 0.3))
-    cloud = observed_cloud(replace(views, views=(replace(first, valid=valid), unsure)), 0.5)
+    cloud = pointmap_cloud(replace(views, views=(replace(first, valid=valid, provenance=provenance), unsure)), 0.5)
     assert len(cloud) == 6 * 7 and set(cloud.keyframe_ids.tolist()) == {10}
-    assert set(cloud.provenance.tolist()) == {int(Provenance.OBSERVED)}
+    assert cloud.provenance.tolist() == 7 * [int(Provenance.INFERRED)] + 35 * [int(Provenance.OBSERVED)]
     np.testing.assert_allclose(cloud.points[:, 2], 3 + 0.4 * cloud.points[:, 0], atol=1e-5)  # all on the plane
