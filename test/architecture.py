@@ -48,6 +48,7 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "diffusion.backends": None,
     "splatting.backends": None,
     "io.readers": frozenset(),
+    "io.ingest": frozenset(),
     "viz": frozenset(),
     "viz.viewer": None,
     "evaluation": frozenset(),

@@ -65,7 +65,7 @@ def oracle(
     height: int,
     background: torch.Tensor,
     antialiased: bool = False,
-    near: float = 0.01,
+    near: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Every Gaussian on every pixel: rgb [C, H, W, 3], alpha and expected depth [C, H, W]."""
     pictures = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from reconx_ros.geometry.projection import backproject, transform_points
 from reconx_ros.pointmap.alignment.memory import estimate_memory
 from reconx_ros.pointmap.backends import dust3r as backend_module
 from reconx_ros.pointmap.backends.dust3r import Dust3rBackend, PointmapNetBackend
-from reconx_ros.pointmap.base import registry
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.network.architecture import config_from_string
 from reconx_ros.pointmap.network.model import PointmapNetwork
+from reconx_ros.pointmap.network.settings import Dust3rSettings, PointmapNetSettings
 from reconx_ros.pointmap.network.weights import PUBLISHED_NAME, save_network
 from reconx_ros.pointmap.pairwise import PairPredictions
+from reconx_ros.pointmap.registry import registry
 from reconx_ros.weights.cache import ModelCache
 from reconx_ros.weights.catalogue import catalogue
 
@@ -102,8 +104,12 @@ def true_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "predict_pairs", predict)
 
 
+def published(weights: Path, **changes: Any) -> PointmapConfig:
+    return PointmapConfig(**changes).with_own(Dust3rSettings(weights=str(weights)))
+
+
 def test_posed_frames_come_out_in_metres(weights: Path, true_network: None) -> None:
-    config = PointmapConfig(dust3r_weights=str(weights))
+    config = published(weights)
     views = Dust3rBackend().reconstruct(keyframes(), config, device=CPU, job=Job())
     assert views.metric_scale and views.scale_source == "poses" and views.backend == "dust3r"
     for view, pose, keyframe in zip(views.views, poses(), keyframes(), strict=True):
@@ -116,13 +122,11 @@ def test_posed_frames_come_out_in_metres(weights: Path, true_network: None) -> N
         measured = (view.provenance == int(Provenance.OBSERVED)) & view.valid  # by another view; the rest is a guess
         assert 0.5 < float(measured.float().mean()) < float(view.valid.float().mean())
         assert bool((view.provenance[view.valid & ~measured] == int(Provenance.INFERRED)).all())
-    unknown = PointmapConfig(dust3r_weights=str(weights), metric_poses=False)
-    assert not Dust3rBackend().reconstruct(keyframes(), unknown, device=CPU, job=Job()).metric_scale
 
 
 @pytest.mark.parametrize("posed", [False, True], ids=["no_poses", "poses_not_held"])
 def test_without_held_poses_frames_come_out_up_to_a_similarity(weights: Path, true_network: None, posed: bool) -> None:
-    config = PointmapConfig(dust3r_weights=str(weights), network_holds_poses=False)
+    config = published(weights, network_holds_poses=False)
     views = Dust3rBackend().reconstruct(keyframes(posed=posed), config, device=CPU, job=Job())
     assert not views.metric_scale and views.scale_source is None
     found, true = [v.world_from_cam for v in views.views], poses()
@@ -137,28 +141,28 @@ def test_without_held_poses_frames_come_out_up_to_a_similarity(weights: Path, tr
 def test_a_network_of_ones_own(tmp_path: Path, true_network: None, weights: Path) -> None:
     network = small_network(img_size=(64, 96), patch_size=16)
     save_network(tmp_path / "own", network, network.state_dict(), {"min_confidence": 25.0})
-    config = PointmapConfig(network_weights=str(tmp_path / "own"))
+    config = PointmapConfig().with_own(PointmapNetSettings(weights=str(tmp_path / "own")))
     views = PointmapNetBackend().reconstruct(keyframes(), config, device=CPU, job=Job())
     assert views.backend == "pointmap_net"
     assert not any(bool(view.valid.any()) for view in views.views)  # the true network is only 20 sure
-    surer = PointmapConfig(network_weights=str(tmp_path / "own"), network_confidence=3.0)
+    surer = replace(config, network_confidence=3.0)
     views = PointmapNetBackend().reconstruct(keyframes(), surer, device=CPU, job=Job())
     assert all(bool(view.valid.any()) for view in views.views)
     with pytest.raises(InvalidInputError, match="training_card"):
-        PointmapNetBackend().load(PointmapConfig(network_weights=str(weights)), CPU)
+        PointmapNetBackend().load(PointmapConfig().with_own(PointmapNetSettings(weights=str(weights))), CPU)
 
 
 def test_the_network_stays_only_where_alignment_has_room_beside_it(weights: Path, true_network: None) -> None:
     needed = estimate_memory([(i, j) for i in range(3) for j in range(3) if i != j], [(64, 96)] * 3).total
     for spare, kept in ((1e9, 1), (1e3, 0)):
         models = ModelCache()
-        config = PointmapConfig(dust3r_weights=str(weights), max_memory_gb=(needed + spare) / 1e9)
+        config = published(weights, max_memory_gb=(needed + spare) / 1e9)
         Dust3rBackend(models).reconstruct(keyframes(), config, device=CPU, job=Job())
         assert len(models.keys) == kept
 
 
 def test_without_weights_the_message_says_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="dust3r_weights is empty") as error:
+    with pytest.raises(WeightsError, match=r"dust3r\.weights is empty") as error:
         Dust3rBackend().reconstruct(keyframes(), PointmapConfig(), device=CPU, job=Job())
     for words in (
         catalogue()[PUBLISHED_NAME].hub_id,
@@ -169,13 +173,13 @@ def test_without_weights_the_message_says_how_to_get_them(tmp_path: Path) -> Non
         assert str(words) in str(error.value)
     with pytest.raises(WeightsError, match="reconx train pointmap"):
         PointmapNetBackend().reconstruct(keyframes(), PointmapConfig(), device=CPU, job=Job())
-    missing = PointmapConfig(dust3r_weights=str(tmp_path / "none.pth"))
+    missing = published(tmp_path / "none.pth")
     with pytest.raises(WeightsError, match="hf download"):
         Dust3rBackend().reconstruct(keyframes(), missing, device=CPU, job=Job())
 
 
 def test_what_the_backend_refuses(weights: Path) -> None:
-    config = PointmapConfig(dust3r_weights=str(weights), max_memory_gb=0.001)
+    config = published(weights, max_memory_gb=0.001)
     with pytest.raises(InvalidInputError, match=r"network needs .* one pair at a time.*max_memory_gb"):
         Dust3rBackend().reconstruct(keyframes(), config, device=CPU, job=Job())
     with pytest.raises(InvalidInputError, match="at least 2"):
@@ -190,4 +194,4 @@ def test_registry_names_licences_and_never_chooses_them() -> None:
     rows = registry()
     assert rows["dust3r"].licence_weights == "CC-BY-NC-SA-4.0" and "weights" in rows["dust3r"].needs
     assert rows["dust3r"].load_class().name == "dust3r" and rows["pointmap_net"].load_class().name == "pointmap_net"
-    assert PointmapConfig().backend == "auto" and PointmapConfig().dust3r_weights == ""
+    assert PointmapConfig().backend == "auto" and PointmapConfig().own(Dust3rSettings).weights == ""

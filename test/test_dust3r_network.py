@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reconx_ros.core import CancelledError, CancelToken, ConfigError, InvalidInputError, Job, PinholeCamera
+from reconx_ros.core.precision import dtype_from_precision
 from reconx_ros.pointmap.network.blocks import CrossAttention, Rotary, SelfAttention, grid_positions
 from reconx_ros.pointmap.network.heads import points_and_confidence
-from reconx_ros.pointmap.network.inference import compute_type, predict_pairs
+from reconx_ros.pointmap.network.inference import predict_pairs
 from reconx_ros.pointmap.network.memory import PairMemoryPlan, decode_bytes, encode_bytes, plan_memory
 from reconx_ros.pointmap.network.model import PairOutput, PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import plan_grid, prepare_image
@@ -206,10 +207,10 @@ def test_gpu_equals_cpu(precision: str, tolerance: float) -> None:
 
 def test_precision_names() -> None:
     cpu = torch.device("cpu")
-    assert compute_type("auto", cpu) == torch.float32
+    assert dtype_from_precision("auto", cpu) == torch.float32
     for name in ("float16", "double"):
         with pytest.raises(ConfigError, match=name):
-            compute_type(name, cpu)
+            dtype_from_precision(name, cpu)
 
 
 class PeakMemory(TorchDispatchMode):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, PointCloud, PointMap
-from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics, relative_depth_errors
+from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointMap
+from reconx_ros.evaluation.depth import depth_statistics, relative_depth_errors
 from reconx_ros.evaluation.images import psnr, ssim
 
 CAMERA = PinholeCamera(width=8, height=6, fx=10.0, fy=10.0, cx=3.5, cy=2.5)
@@ -25,25 +25,6 @@ def pointmap(depth: np.ndarray, confidence: float = 1.0) -> PointMap:
         camera=CAMERA,
         world_from_cam=POSE,
         keyframe_id=4,
-    )
-
-
-def cloud(depth: np.ndarray) -> PointCloud:
-    v, u = np.mgrid[:6, :8]
-    rays = np.stack([(u - CAMERA.cx) / CAMERA.fx, (v - CAMERA.cy) / CAMERA.fy, np.ones((6, 8))], -1)
-    points = POSE.apply((rays * depth[..., None]).reshape(-1, 3)).astype(np.float32)
-    return PointCloud(
-        points=points,
-        rgb_u8=np.zeros((48, 3), np.uint8),
-        confidence=np.ones(48, np.float32),
-        provenance=np.ones(48, np.uint8),
-        keyframe_ids=np.full(48, 4, np.uint32),
-    )
-
-
-def frame(stamp_ns: int, depth: np.ndarray | None = DEPTH) -> Frame:
-    return Frame(
-        rgb_u8=np.zeros((6, 8, 3), np.uint8), camera=CAMERA, stamp_ns=stamp_ns, world_from_cam=POSE, depth_m=depth
     )
 
 
@@ -68,13 +49,6 @@ def test_unsure_pixels_and_pixels_without_truth_do_not_count() -> None:
 def test_truth_of_twice_the_size_is_sampled_where_the_pixel_is() -> None:
     doubled = DEPTH.repeat(2, 0).repeat(2, 1)
     assert relative_depth_errors(pointmap(DEPTH), doubled, min_confidence=0.5).max() == 0.0
-
-
-def test_points_are_judged_from_the_keyframe_that_mapped_them() -> None:
-    keyframes = {4: (70, POSE), 5: (80, None)}
-    assert cloud_depth_errors(cloud(DEPTH), keyframes, [frame(70)]).max() < 1e-5
-    np.testing.assert_allclose(cloud_depth_errors(cloud(DEPTH * 0.9), keyframes, [frame(70)]), 0.1, atol=1e-4)
-    assert not len(cloud_depth_errors(cloud(DEPTH), keyframes, [frame(71), frame(70, None), frame(80)]))
 
 
 def test_psnr_of_equal_images_is_infinite_and_of_a_known_offset_is_known() -> None:

@@ -43,7 +43,7 @@ QUICK = updated(
     {
         "device": "cpu",
         "splatting": {"steps": 30, "max_gaussians": 3000, "max_size": 96},
-        "pointmap": {"max_size": 96, "planes": 48},
+        "pointmap": {"max_size": 96, "multiview": {"planes": 48}},
         "diffusion": {"frames": 2},
     },
 )

@@ -12,9 +12,11 @@ from stage2_scenes import SIZE, room_views
 from video_models import randomize
 
 from reconx_ros.core import InvalidInputError, Job
+from reconx_ros.core.settings import updated
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.diffusion.model_folders import FOLDED, generator_for
+from reconx_ros.diffusion.network.generator_settings import ReconXGeneratorSettings
 
 pytest.importorskip("diffusers")
 
@@ -42,11 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def generate(folder: Path, **options: Any) -> list[torch.Tensor]:
     views = room_views(2)
-    values = {"width": 32, "height": 32, "steps": 2, "image_guidance": 1.0, "structure_guidance": 1.0, **options}
-    config = DiffusionConfig(weights=str(folder), **values)
+    own = {"reconx.image_guidance": 1.0, "reconx.structure_guidance": 1.0}
+    values = {"weights": str(folder), "width": 32, "height": 32, "steps": 2, **own, **options}
+    config = updated(DiffusionConfig(), values)
     path = plan_trajectory(views, 2, max_size=SIZE)
     sequence = ReconXGenerator().generate(views, path, config, device=CPU, job=Job())
-    assert sequence.backend == "reconx" and bool(sequence.warnings) == (not config.camera_conditioning)
+    assert sequence.backend == "reconx" and bool(sequence.warnings) == (
+        not config.own(ReconXGeneratorSettings).camera_conditioning
+    )
     return [v.rgb for v in sequence.views if not v.is_input]
 
 
@@ -54,7 +59,12 @@ def test_frames_between_keyframes_and_every_condition_matters(folder: Path) -> N
     assert generator_for(str(folder)) == "reconx"
     base = generate(folder)
     assert len(base) == FRAMES - 2 and torch.equal(generate(folder)[0], base[0])
-    for change in ({"structure_points": 0}, {"camera_conditioning": False}, {"image_guidance": 3.0}, {"seed": 1}):
+    for change in (
+        {"structure_points": 0},
+        {"reconx.camera_conditioning": False},
+        {"reconx.image_guidance": 3.0},
+        {"seed": 1},
+    ):
         assert not torch.equal(generate(folder, **change)[0], base[0])
 
 
@@ -63,8 +73,8 @@ def test_the_model_stays_loaded_for_each_precision(folder: Path) -> None:
     path = plan_trajectory(views, 2, max_size=SIZE)
 
     def frames(precision: str) -> list[torch.Tensor]:
-        values = {"width": 32, "height": 32, "steps": 2, "image_guidance": 1.0, "structure_guidance": 1.0}
-        config = DiffusionConfig(weights=str(folder), precision=precision, **values)
+        own = ReconXGeneratorSettings(image_guidance=1.0, structure_guidance=1.0)
+        config = DiffusionConfig(weights=str(folder), precision=precision, width=32, height=32, steps=2).with_own(own)
         generator = ReconXGenerator().with_models(models)
         sequence = generator.generate(views, path, config, device=CPU, job=Job())
         return [v.rgb for v in sequence.views if not v.is_input]

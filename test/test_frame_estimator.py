@@ -12,9 +12,11 @@ from reconx_ros.core import SE3, InvalidInputError, Job
 from reconx_ros.diffusion.base import InBetweenView
 from reconx_ros.pipeline.frame_estimator import Stage1Estimator
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 
 CPU = torch.device("cpu")
 CAMERA = pinhole(240, 180)
+SMALL = PointmapConfig(max_size=120).with_own(MultiviewSettings(planes=48))
 
 
 def pose(k: float) -> SE3:
@@ -29,7 +31,7 @@ def test_true_frames_agree_on_one_geometry_and_false_ones_do_not() -> None:
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 2)))
     true = frame(1)
     false = InBetweenView(rgb=true.rgb.flip(1), camera=CAMERA, world_from_cam=pose(1))
-    estimate = Stage1Estimator(PointmapConfig(max_size=120, planes=48))
+    estimate = Stage1Estimator(SMALL)
     trust = []
     for made in (true, false):
         (found,) = estimate(known, [made], find_poses=False, device=CPU, job=Job())
@@ -47,7 +49,7 @@ def test_true_frames_agree_on_one_geometry_and_false_ones_do_not() -> None:
 def test_poses_are_found_in_the_known_world() -> None:
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 2)))
     wrong = SE3(rotation=pose(1).rotation, translation=pose(1).translation + np.array([0.3, 0.0, 0.2]))
-    estimate = Stage1Estimator(PointmapConfig(max_size=120, planes=48))
+    estimate = Stage1Estimator(SMALL)
     told = estimate(known, [frame(1, wrong), frame(1.5, wrong)], find_poses=True, device=CPU, job=Job())
     for found, k in zip(told, (1, 1.5), strict=True):
         assert found is not None
@@ -63,9 +65,7 @@ def test_frames_of_something_else_are_not_joined() -> None:
     known = aligned(*(room_view(pose(k), k, camera=CAMERA) for k in (0, 1, 2)))
     noise = torch.rand(180, 240, 3, generator=torch.Generator().manual_seed(0))
     other = InBetweenView(rgb=noise, camera=CAMERA, world_from_cam=pose(0.5))
-    told = Stage1Estimator(PointmapConfig(max_size=120, planes=48))(
-        known, [other], find_poses=True, device=CPU, job=Job()
-    )
+    told = Stage1Estimator(SMALL)(known, [other], find_poses=True, device=CPU, job=Job())
     assert list(told) == [None]
 
 

@@ -25,8 +25,9 @@ from reconx_ros.io.scenes import read_scene, write_scene
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.scale import transformed
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 
-SMALL = ReconxConfig(device="cpu", pointmap=PointmapConfig(max_size=64, planes=48))
+SMALL = ReconxConfig(device="cpu", pointmap=PointmapConfig(max_size=64).with_own(MultiviewSettings(planes=48)))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from reconx_ros.core.files import write_bytes
 from reconx_ros.io import image_size, images
 
 rgb_arrays = hnp.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3)))
-millimetres = hnp.arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)))
+millimetres = hnp.arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 65534))
 
 
 def smooth(height: int = 48, width: int = 64) -> np.ndarray:
@@ -62,8 +62,8 @@ def test_colours_are_rgb_not_bgr() -> None:
 
 
 def test_unknown_and_too_far_depth_becomes_zero() -> None:
-    depth = np.array([[np.nan, np.inf, -1.0, 0.0, 65.535, 65.6, 1.0]], np.float32)
-    assert images.decode_depth_png(images.encode_depth_png(depth))[0] == pytest.approx([0, 0, 0, 0, 65.535, 0, 1.0])
+    depth = np.array([[np.nan, np.inf, -1.0, 0.0, 65.534, 65.535, 1.0]], np.float32)
+    assert images.decode_depth_png(images.encode_depth_png(depth))[0] == pytest.approx([0, 0, 0, 0, 65.534, 0, 1.0])
 
 
 def test_float_compressed_depth_is_dequantised() -> None:

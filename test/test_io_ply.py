@@ -71,8 +71,9 @@ BAD_FILES = [
     (b"PK\x03\x04 zip", InvalidInputError, "does not start with 'ply'"),
     (b"ply\nformat ascii 1.0\n", InvalidInputError, "no line 'end_header'"),
     (b"ply\nformat binary_middle_endian 1.0\nelement vertex 1\nend_header\n", InvalidInputError, "has PLY format"),
-    (b"ply\nformat ascii 1.0\nelement face 1\nend_header\n", InvalidInputError, "expected vertices first"),
-    (b"ply\nformat ascii 1.0\nelement vertex -1\nproperty float x\nend_header\n", InvalidInputError, "'-1' vertices"),
+    (b"ply\nformat ascii 1.0\nelement face 1\nend_header\n", InvalidInputError, "without properties"),
+    (b"ply\nformat ascii 1.0\nelement face 1\nproperty int x\nend_header\n1\n", InvalidInputError, "expected vertices"),
+    (b"ply\nformat ascii 1.0\nelement vertex -1\nproperty float x\nend_header\n", InvalidInputError, "'-1' of element"),
     (b"ply\nformat ascii 1.0\nelement vertex 1\nend_header\n", InvalidInputError, "without properties"),
     (
         b"ply\nformat ascii 1.0\nelement vertex 1\nproperty list uchar int x\nend_header\n1 1\n",
@@ -212,8 +213,12 @@ def test_scene_files_are_checked(tmp_path: Path) -> None:
     broken = some_scene()
     broken.means[2, 1] = float("nan")
     write_scene_ply(path, broken)
-    with pytest.raises(InvalidInputError, match="NaN or infinite"):
+    with pytest.raises(
+        InvalidInputError, match=r"1 of 7 Gaussians .* NaN or infinite, .* number 2 with y = nan.*--drop-bad"
+    ):
         read_scene_ply(path)
+    kept = read_scene_ply(path, drop_bad=True)
+    assert torch.equal(kept.means, broken.means[[0, 1, 3, 4, 5, 6]])
 
 
 def test_clouds_come_back(tmp_path: Path) -> None:

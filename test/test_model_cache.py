@@ -27,6 +27,7 @@ from reconx_ros.pipeline.preparation import prepare
 from reconx_ros.pipeline.reconstructor import Reconstructor
 from reconx_ros.pointmap.backends.dust3r import PointmapNetBackend
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.network.settings import PointmapNetSettings
 from reconx_ros.pointmap.network.weights import save_network
 from reconx_ros.splatting.lpips import head_shapes, trunk_shapes
 from reconx_ros.weights import cache as module
@@ -271,7 +272,7 @@ def test_a_model_in_use_lives_on_until_its_user_is_done(asked: Asked, tmp_path: 
 def test_the_pointmap_network_is_shared_and_survives_a_file_that_is_overwritten(tmp_path: Path) -> None:
     network = small_network()
     save_network(tmp_path / "net", network, network.state_dict(), {})
-    models, config = ModelCache(), PointmapConfig(network_weights=str(tmp_path / "net"))
+    models, config = ModelCache(), PointmapConfig().with_own(PointmapNetSettings(weights=str(tmp_path / "net")))
     loaded = PointmapNetBackend().with_models(models).load(config, CPU)
     assert PointmapNetBackend().with_models(models).load(config, CPU) is loaded
     before = {name: value.clone() for name, value in loaded.network.state_dict().items()}
@@ -289,7 +290,7 @@ def test_stage_1_keeps_its_network_within_its_own_limit(tmp_path: Path) -> None:
     network = small_network()
     save_network(tmp_path / "net", network, network.state_dict(), {})
     models, backend = ModelCache(), PointmapNetBackend()
-    config = PointmapConfig(network_weights=str(tmp_path / "net"))
+    config = PointmapConfig().with_own(PointmapNetSettings(weights=str(tmp_path / "net")))
     backend.with_models(models).load(config, CPU)
     assert len(models.keys) == 1
     size_gb = module_bytes(network) / 1e9
@@ -319,7 +320,7 @@ def small_config(folder: Path) -> ReconxConfig:
         ReconxConfig(),
         {
             "device": "cpu",
-            "pointmap": {"backend": "multiview", "max_size": 48, "planes": 16},
+            "pointmap": {"backend": "multiview", "max_size": 48, "multiview": {"planes": 16}},
             "diffusion": {"frames": 2},
             "splatting": {
                 "steps": 1, "max_gaussians": 100, "max_size": 32, "lpips_trunk": str(trunk), "lpips_heads": str(heads),

@@ -18,7 +18,7 @@ import reconx_ros
 from reconx_ros.core import BackendUnavailableError
 from reconx_ros.native import build_native, library, threads
 from reconx_ros.splatting.backends.native import NativeRasterizer
-from reconx_ros.splatting.base import registry
+from reconx_ros.splatting.registry import registry
 
 ROOT = Path(reconx_ros.__file__).resolve().parent.parent
 needs_compiler = pytest.mark.skipif(build_native.find_compiler() is None, reason="needs a C compiler")

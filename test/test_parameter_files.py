@@ -10,9 +10,13 @@ import yaml
 from reconx_ros.cli.common import read_parameters
 from reconx_ros.core import ConfigError, StorageError
 from reconx_ros.core.settings import from_mapping, nearest_known, updated, walk
+from reconx_ros.jobs.reconstruct import job_config
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.parameter_files import generated_files, preset_yaml, write_generated_files
 from reconx_ros.pipeline.presets import PRESETS, preset_values
+from reconx_ros.pipeline.selection import choose_device
+from reconx_ros.splatting.registry import registry
+from reconx_ros.splatting.select import select_rasterizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +36,22 @@ def test_the_generated_files_are_written_below_a_checkout(tmp_path: Path) -> Non
 def test_preset_files_load_back_to_the_preset(preset: str) -> None:
     loaded = yaml.safe_load(preset_yaml(preset))["/**"]["ros__parameters"]
     assert from_mapping(ReconxConfig, loaded) == updated(ReconxConfig(), preset_values(preset))
+
+
+@pytest.mark.parametrize("after", PRESETS)
+@pytest.mark.parametrize("before", PRESETS)
+def test_a_preset_leaves_nothing_of_another(before: str, after: str) -> None:
+    alone = updated(ReconxConfig(), preset_values(after))
+    assert updated(updated(ReconxConfig(), preset_values(before)), preset_values(after)) == alone
+    assert job_config(updated(ReconxConfig(), preset_values(before)), after, "") == alone
+
+
+def test_the_cpu_preset_runs_on_the_cpu_of_a_server_that_started_with_the_gpu() -> None:
+    gpu = updated(ReconxConfig(), preset_values("gpu"))
+    cpu = job_config(gpu, "cpu", "")
+    device = choose_device(cpu.device)
+    assert gpu.device == "cuda" and device.type == "cpu"
+    assert "cuda" not in registry()[select_rasterizer(cpu.splatting, device).name].needs
 
 
 def test_every_parameter_has_a_sentence() -> None:

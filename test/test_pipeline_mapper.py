@@ -285,3 +285,16 @@ def test_stored_frames_shrink_by_area_and_keep_depth_unmixed() -> None:
     np.testing.assert_allclose(small.rgb_u8, expected, atol=0.51)
     assert set(np.unique(small.depth_m)) == {1.0, 3.0}
     assert shrunken_frame(small, 64) is small
+
+
+def test_with_sensor_depth_keyframes_do_not_hang_on_when_a_map_comes() -> None:
+    def kept(*, mapped: bool) -> list[float]:
+        mapper = KeyframeMapper(ReconxConfig())
+        if mapped:
+            mapper.restore(wall(7, depth=0.5), {7: pose()})
+        frames = [
+            replace(frame(pose(x=0.04 * k), stamp_ns=k), depth_m=np.full((48, 64), 1.5, np.float32)) for k in range(20)
+        ]
+        return [float(f.world_from_cam.translation[0]) for f in frames if f.world_from_cam and mapper.add_frame(f).kept]
+
+    assert kept(mapped=True) == kept(mapped=False) and len(kept(mapped=True)) > 2

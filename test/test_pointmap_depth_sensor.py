@@ -20,15 +20,19 @@ from reconx_ros.core import (
     ReconxError,
 )
 from reconx_ros.geometry.projection import pointmap_world
-from reconx_ros.pointmap.backends.depth_sensor import (
-    DepthSensorBackend,
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.reconstructor import Reconstructor
+from reconx_ros.pipeline.selection import choose_pointmap
+from reconx_ros.pointmap.backends.depth_sensor import DepthSensorBackend
+from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.stereo.depth_sensor import (
     SensorAgreement,
     filled_view,
     range_trust,
     sensor_agreement,
     surface_bend,
 )
-from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.stereo.settings import DepthSensorSettings, MultiviewSettings
 
 CONFIG = PointmapConfig(max_size=64)
 
@@ -102,6 +106,23 @@ def test_trust_falls_with_distance() -> None:
     assert near > 0.99 and near > middle > far
 
 
+def test_one_missing_depth_image_costs_one_views_depth(scene: Scene) -> None:
+    first, second = scene.keyframes
+    found = reconstruct([first, with_depth(second, None)], CONFIG)
+    whole = reconstruct([first, second], CONFIG)
+    assert torch.equal(found.views[0].depth, whole.views[0].depth) and bool(found.views[0].valid.any())
+    assert not bool(found.views[1].valid.any())
+    assert any("keyframe 1 has no depth image" in warning for warning in found.warnings)
+
+
+def test_sensor_depth_is_taken_while_most_keyframes_have_it(scene: Scene) -> None:
+    first, second = scene.keyframes
+    config = replace(ReconxConfig(), pointmap=CONFIG)
+    bare = [with_depth(second, None)]
+    assert choose_pointmap(config, [first, second, *bare]).name == "depth_sensor"
+    assert choose_pointmap(config, [first, *bare]).name == "multiview"
+
+
 def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
     first, second = scene.keyframes
     no_pose = replace(first, frame=replace(first.frame, world_from_cam=None))
@@ -109,13 +130,12 @@ def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
     cases: list[tuple[list[Keyframe], PointmapConfig, type[ReconxError], str]] = [
         ([], CONFIG, InvalidInputError, "no keyframes"),
         (
-            [first, with_depth(second, None)],
+            [with_depth(first, None), with_depth(second, None)],
             CONFIG,
             InvalidInputError,
-            "1 of 2 keyframes have no depth",
+            "none of the 2 keyframes has a depth image",
         ),
         ([no_pose], CONFIG, InvalidInputError, "keyframe 0 has no pose"),
-        ([first], replace(CONFIG, use_depth=False), InvalidInputError, "use_depth is false"),
         ([empty], CONFIG, ReconstructionError, "none of the 1 depth images"),
     ]
     for keyframes, config, kind, text in cases:
@@ -123,7 +143,15 @@ def test_bad_inputs_are_refused_in_one_sentence(scene: Scene) -> None:
             reconstruct(keyframes, config)
 
 
-FILL = replace(CONFIG, fill_depth=True, planes=48)
+def test_depth_that_may_not_be_used_is_not_there(scene: Scene) -> None:
+    unused = replace(CONFIG, use_depth=False, backend="depth_sensor")
+    with pytest.raises(InvalidInputError, match=r"none of the 2 keyframes has a depth .*expected pointmap\.use_depth"):
+        Reconstructor(ReconxConfig(device="cpu", pointmap=unused)).align(scene.keyframes)
+    auto = replace(unused, backend="auto").with_own(MultiviewSettings(planes=32))
+    assert Reconstructor(ReconxConfig(device="cpu", pointmap=auto)).align(scene.keyframes).scale_source == "poses"
+
+
+FILL = CONFIG.with_own(DepthSensorSettings(fill_depth=True)).with_own(MultiviewSettings(planes=48))
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,12 @@ from reconx_ros.core import (
     ReconxError,
 )
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
-from reconx_ros.pointmap.base import registry
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.registry import registry
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 
 CPU = torch.device("cpu")
-SMALL = PointmapConfig(max_size=128, planes=64)
+SMALL = PointmapConfig(max_size=128).with_own(MultiviewSettings(planes=64))
 
 
 def reconstruct(keyframes: list[Keyframe], config: PointmapConfig = SMALL, job: Job | None = None) -> AlignedViews:
@@ -109,9 +110,8 @@ def test_a_rigid_move_of_the_world_changes_nothing(scene: Scene, result: Aligned
 
 def test_scaling_the_world_scales_depth(scene: Scene, result: AlignedViews) -> None:
     for scale in (1e-3, 1e3):
-        config = replace(SMALL, metric_poses=False)
-        scaled = reconstruct(moved(scene.keyframes, SE3.identity(), scale), config)
-        assert not scaled.metric_scale and scaled.scale_source is None
+        scaled = reconstruct(moved(scene.keyframes, SE3.identity(), scale))
+        assert scaled.scale_source == "poses"
         for here, view in zip(result.views, scaled.views, strict=True):
             both = here.valid & view.valid
             assert float((here.valid == view.valid).float().mean()) > 0.98
@@ -147,7 +147,7 @@ def test_cameras_may_differ() -> None:
 
 
 def test_images_are_shrunk_to_the_working_size(scene: Scene) -> None:
-    result = reconstruct(scene.keyframes[:2], replace(SMALL, max_size=64, planes=32))
+    result = reconstruct(scene.keyframes[:2], replace(SMALL, max_size=64).with_own(MultiviewSettings(planes=32)))
     view = result.views[0]
     assert view.depth.shape == (48, 64) and view.camera == scene.keyframes[0].frame.camera.scaled_to(64, 48)
 
@@ -280,7 +280,7 @@ def test_a_recorded_kitchen(
 
 
 def test_what_too_few_views_confirm_is_kept_but_not_sure(scene: Scene, result: AlignedViews) -> None:
-    strict = reconstruct(scene.keyframes, replace(SMALL, min_consistent=3))
+    strict = reconstruct(scene.keyframes, SMALL.with_own(MultiviewSettings(planes=64, min_consistent=3)))
     more = 0
     for ours, theirs in zip(result.views, strict.views, strict=True):
         lost = (ours.confidence >= 0.5) & (theirs.confidence < 0.5) & theirs.valid

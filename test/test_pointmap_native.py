@@ -22,6 +22,7 @@ from reconx_ros.pointmap.stereo.filters import connected_components, median_filt
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels, select_kernels
 from reconx_ros.pointmap.stereo.native import NativeKernels
 from reconx_ros.pointmap.stereo.native_checks import native_components
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.pointmap.stereo.sgm import Choice, Smoothness, choose, smooth_costs
 from reconx_ros.pointmap.stereo.sweep import UNSEEN_COST, inverse_depth_planes, sweep
 from reconx_ros.pointmap.stereo.views import MatchView, normalised, prepare_views
@@ -295,7 +296,7 @@ def test_named_kernels_that_cannot_run_are_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match="'fast', expected auto, native or torch"):
         select_kernels("fast", CPU)
     monkeypatch.setenv(library.ISA_VARIABLE, "mmx")
-    config = PointmapConfig(kernels="native")
+    config = PointmapConfig().with_own(MultiviewSettings(kernels="native"))
     with pytest.raises(BackendUnavailableError, match="mmx"):
         MultiviewBackend().reconstruct(room_scene(2, pinhole(48, 36)).keyframes, config, device=CPU, job=Job())
 
@@ -304,7 +305,7 @@ def test_a_whole_reconstruction_equals_the_twin(monkeypatch: pytest.MonkeyPatch)
     kernels(monkeypatch, ISAS[0])
     scene, found = room_scene(3, pinhole(96, 72)), []
     for name in ("native", "torch"):
-        config = PointmapConfig(max_size=96, planes=48, kernels=name)
+        config = PointmapConfig(max_size=96).with_own(MultiviewSettings(planes=48, kernels=name))
         found.append(MultiviewBackend().reconstruct(scene.keyframes, config, device=CPU, job=Job()).views)
     for ours, truth in zip(*found, strict=True):
         valid = ours.valid & truth.valid

@@ -15,6 +15,7 @@ from reconx_ros.geometry.umeyama import rigid_fit
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.refine import _frame_points, refine_poses
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 
 CONFIG = PointmapConfig()
 
@@ -100,7 +101,7 @@ def test_poses_that_the_images_deny_are_kept_with_a_warning_or_without_use(scene
 
 def test_the_backend_refines_when_told_to(scene: Scene) -> None:
     given = noisy(scene.keyframes[:3], turn_deg=0.4, move=0.01, seed=2)
-    config = PointmapConfig(max_size=96, planes=32, refine_poses=True)
+    config = PointmapConfig(max_size=96, refine_poses=True).with_own(MultiviewSettings(planes=32))
     cpu = torch.device("cpu")
     on = MultiviewBackend().reconstruct(given, config, device=cpu, job=Job())
     assert len(on.pose_corrections) == 3

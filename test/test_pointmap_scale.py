@@ -25,12 +25,14 @@ from reconx_ros.core import (
 from reconx_ros.core.transforms import rotation_exp
 from reconx_ros.geometry.projection import pointmap_world
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.inputs import usable_keyframes
 from reconx_ros.pointmap.scale import (
     in_given_frame,
     robust_log_ratio,
     scale_to_metric,
     transformed,
     weighted_median,
+    with_pose_unit,
 )
 
 CONFIG = PointmapConfig()
@@ -254,21 +256,28 @@ def test_metric_poses_are_used_even_where_the_geometry_lies_nearly_in_their_fram
 
 
 def test_poses_in_another_unit_place_the_geometry_but_are_not_called_metres(scene: Scene) -> None:
-    for found in (
-        scale_to_metric(lost_views(scene), scene.keyframes, CONFIG, metric_poses=False),
-        scale_to_metric(lost_views(scene), scene.keyframes, replace(CONFIG, metric_poses=False)),
-    ):
-        assert not found.metric_scale and found.scale_source is None
-        assert found.scale is not None and found.scale.source == "poses"
-        assert_back_in_the_true_world(found, scene)
+    found = scale_to_metric(lost_views(scene), scene.keyframes, CONFIG, metric_poses=False)
+    assert not found.metric_scale and found.scale_source is None
+    assert found.scale is not None and found.scale.source == "poses"
+    assert_back_in_the_true_world(found, scene)
+
+
+def test_views_in_the_unit_of_the_poses_are_metric_where_these_are(scene: Scene) -> None:
+    swept = replace(true_views(scene), metric_scale=True, scale_source="poses")
+    sensed = replace(swept, scale_source="depth")
+    assert with_pose_unit(swept, metric_poses=True) is swept
+    assert with_pose_unit(sensed, metric_poses=False) is sensed
+    other = with_pose_unit(swept, metric_poses=False)
+    assert not other.metric_scale and other.scale_source is None
 
 
 def test_without_a_source_nothing_is_claimed(scene: Scene) -> None:
     lost = lost_views(scene)
     found = scale_to_metric(lost, unposed(scene), CONFIG)
     assert (found.metric_scale, found.scale_source, found.scale, found.warnings) == (False, None, None, ())
-    unused = scale_to_metric(lost, with_depth(scene), replace(CONFIG, use_depth=False))
+    unused = scale_to_metric(lost, usable_keyframes(with_depth(scene), replace(CONFIG, use_depth=False)), CONFIG)
     assert not unused.metric_scale
+    assert usable_keyframes(with_depth(scene), CONFIG)[0].frame.depth_m is not None
     with pytest.raises(WeightsError, match="metric_network is empty"):
         scale_to_metric(lost, unposed(scene), replace(CONFIG, scale="network"))
 

@@ -88,7 +88,6 @@ NERF, ARRAY = "transforms.json", "poses_bounds.npy"
 TUM = "rgbd_dataset_freiburg3_room"
 DAMAGES: dict[str, Damage] = {
     "colmap binary cut off": (layouts.colmap, lambda r: cut(r / "sparse/0/images.bin"), "images.bin is truncated: it"),
-    "colmap picture gone": (layouts.colmap, lambda r: (r / "images/004.png").unlink(), "004.png cannot be read"),
     "colmap pictures gone": (
         layouts.colmap,
         lambda r: [p.unlink() for p in (r / "images").iterdir()],
@@ -134,12 +133,6 @@ DAMAGES: dict[str, Damage] = {
         lambda r: edit_json(r / "transforms_train.json", camera_angle_x=0),
         "no foc",
     ),
-    "transforms picture gone": (layouts.blender, lambda r: (r / "test/r_7.png").unlink(), r"r_7\.png cannot be read"),
-    "transforms depth gone": (
-        layouts.nerfstudio,
-        lambda r: (r / "depths/frame_00003.png").unlink(),
-        r"depths/frame_00003\.png cannot be read",
-    ),
     "llff count": (layouts.llff, lambda r: (r / "images/IMG_0003.png").unlink(), f"has {COUNT} poses, expected 9"),
     "llff cut off": (layouts.llff, lambda r: cut(r / ARRAY), "no array of numpy, or cut off"),
     "llff shape": (layouts.llff, lambda r: np.save(r / ARRAY, np.zeros((3, 5))), r"has shape \[3, 5\], expected"),
@@ -166,8 +159,8 @@ DAMAGES: dict[str, Damage] = {
     ),
     "dtu count": (
         layouts.dtu_neus,
-        lambda r: (r / "image/003.png").unlink(),
-        "has 10 matrices world_mat_I, expected 9",
+        lambda r: (r / "image/003.png").rename(r / "image/010.png"),
+        "has matrices world_mat_0 to world_mat_9, expected",
     ),
     "dtu archive cut off": (layouts.dtu_neus, lambda r: cut(r / "cameras_sphere.npz"), "no archive of numpy, or cut"),
     "tum no association": (layouts.tum, lambda r: far_away(r / TUM / "groundtruth.txt"), "within 20 ms of a pose"),
@@ -180,7 +173,6 @@ DAMAGES: dict[str, Damage] = {
         lambda r: (r / TUM / "calibration.txt").write_text("500 500 320 240\n"),
         r"calibration of .*calibration\.txt has its principal point .* another size",
     ),
-    "tum depth gone": (layouts.tum, lambda r: (r / TUM / "depth/4.png").unlink(), r"depth/4\.png cannot be read"),
     "7scenes pose gone": (
         layouts.seven_scenes,
         lambda r: (r / "seq-01/frame-000002.pose.txt").unlink(),

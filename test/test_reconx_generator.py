@@ -23,8 +23,10 @@ from reconx_ros.core import (
     ReconstructionError,
     ViewSequence,
 )
+from reconx_ros.core.settings import updated
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.diffusion.network.generator_settings import ReconXGeneratorSettings
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.selection import choose_generator
 
@@ -53,8 +55,9 @@ def pipeline() -> Any:
 
 def generate(weights: Path | str, count: int = 2, job: Job | None = None, **options: Any) -> ViewSequence:
     views = room_views(count)
-    values = {"width": SIZE, "height": SIZE, "steps": 2, "image_guidance": 1.0, "structure_guidance": 1.0, **options}
-    config = DiffusionConfig(weights=str(weights), **values)
+    own = {"reconx.image_guidance": 1.0, "reconx.structure_guidance": 1.0}
+    values = {"weights": str(weights), "width": SIZE, "height": SIZE, "steps": 2, **own, **options}
+    config = updated(DiffusionConfig(), values)
     path = plan_trajectory(views, 2, max_size=SIZE)
     return ReconXGenerator().generate(views, path, config, device=CPU, job=job or Job())
 
@@ -83,7 +86,7 @@ def test_the_seed_and_every_condition_reach_the_network(folder: Path, base: torc
     for change in (
         {"seed": 1},
         {"structure_points": 0},
-        {"camera_conditioning": False},
+        {"reconx.camera_conditioning": False},
         {"path": "beyond", "beyond_share": 0.3},
         {"render_guidance": 1.0},
     ):
@@ -93,8 +96,8 @@ def test_the_seed_and_every_condition_reach_the_network(folder: Path, base: torc
 @pytest.mark.slow
 def test_an_orbit_with_the_network(folder: Path) -> None:
     views = circle_views((0, 100))
-    config = DiffusionConfig(weights=str(folder), width=SIZE, height=SIZE, steps=1, image_guidance=1.0, path="orbit")
-    config = replace(config, structure_guidance=1.0)
+    config = DiffusionConfig(weights=str(folder), width=SIZE, height=SIZE, steps=1, path="orbit")
+    config = config.with_own(ReconXGeneratorSettings(image_guidance=1.0, structure_guidance=1.0))
     path = plan_trajectory(views, 2, max_size=SIZE)
     sequence = ReconXGenerator().generate(views, path, config, device=CPU, job=Job())
     assert any("frame 2 of 4: frames past it need weights" in w for w in sequence.warnings)
@@ -207,7 +210,7 @@ def test_weights_of_something_else(tmp_path: Path, folder: Path) -> None:
     ("change", "message"),
     [
         ({"width": 60}, "width and height are 60x64, expected multiples of 16"),
-        ({"precision": "float16"}, "float16 on a CPU"),
+        ({"precision": "float16"}, "'float16' on a CPU"),
         ({"offload": True}, "nowhere to offload from"),
         ({"clip_frames": 2}, "clips have 2 frames, expected at least 3"),
         ({"prompt": "a kitchen"}, "prompt is 'a kitchen', but the model folder has no tokenizer"),

@@ -17,7 +17,7 @@ from reconx_ros.evaluation.layout import EvaluationFolder, metrics_from_json
 from reconx_ros.evaluation.live_record import live_record
 from reconx_ros.io.images import read_image
 
-SMALL = ["pointmap.max_size=120", "pointmap.planes=48", "splatting.steps=40", "splatting.max_size=80",
+SMALL = ["pointmap.max_size=120", "pointmap.multiview.planes=48", "splatting.steps=40", "splatting.max_size=80",
          "splatting.max_gaussians=3000", "diffusion.frames=4", "output.novel_views=3", "output.novel_view_size=80",
          "coverage.min_keyframes=3"]  # fmt: skip
 CAMERA = PinholeCamera(width=64, height=48, fx=60, fy=60, cx=31.5, cy=23.5)

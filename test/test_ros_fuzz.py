@@ -18,12 +18,12 @@ from ros_robot import Robot, drops
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from reconx_ros.geometry.tf_tree import TransformBuffer
+from reconx_ros.io.ingest.camera_input import CameraInput
+from reconx_ros.io.ingest.drops import DropCounter
+from reconx_ros.io.ingest.frame_queue import Ingest, Now
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.conversions import header_msg, image_msg
 from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
-from reconx_ros.ros.robot.camera_input import CameraInput
-from reconx_ros.ros.robot.ingest import Ingest, Now
-from reconx_ros.ros.robot.mailbox import DropCounter
 
 BATCH = 20
 EVERY_NS = 10_000_000
@@ -130,7 +130,7 @@ def _blamed(robot: Robot) -> bool:
 @pytest.mark.parametrize("compressed", [False, True])
 def test_two_thousand_broken_messages_without_a_graph(compressed: bool) -> None:
     tf, drops_, camera = TransformBuffer(), DropCounter(), CameraInput("")
-    ingest = Ingest(tf.lookup, drops_, lambda *jump: None)
+    ingest = Ingest(tf, drops_, lambda *jump: None)
     pinhole = FakeCamera.intrinsics((64, 48))
     fuzzer = Fuzzer(3, pinhole, lambda t: transform_msg("map", "cam", FakeCamera.pose(0.0), t), compressed=compressed)
     config, frames = ReconxConfig(), 0
@@ -138,15 +138,17 @@ def test_two_thousand_broken_messages_without_a_graph(compressed: bool) -> None:
         shot = fuzzer.shot(START_NS + i * EVERY_NS)
         tf.set_transform("map", "cam", START_NS + i * EVERY_NS, FakeCamera.pose(0.0))
         if not isinstance(shot.info, bytes):
-            camera.infos.append(shot.info)
+            camera.lens.put(shot.info)
         if not isinstance(shot.image, bytes):
             ingest.put(camera, shot.image, i * 0.1, 10)
-        frames += len(ingest.take_ready(config, Now(steady_s=i * 0.1)))
+        frames += len(ingest.take_ready(config.ros, 640, Now(steady_s=i * 0.1)))
     counts = drops_.snapshot()
     assert "error" not in counts, camera.problems
     assert frames > 200 and {"bad_image", "bad_camera_info", "zero_stamp", "no_pose"} <= set(counts)
     tf.set_transform("map", "cam", START_NS + 9_000 * EVERY_NS, FakeCamera.pose(0.0))
-    camera.infos.append(fuzzer._info(START_NS + 9_000 * EVERY_NS))
+    camera.lens.put(fuzzer._info(START_NS + 9_000 * EVERY_NS))
     picture = image_msg(np.zeros((48, 64, 3), np.uint8), "rgb8", header_msg(START_NS + 9_000 * EVERY_NS, "cam"))
     ingest.put(camera, picture, 1e6, 10)
-    assert any(f.stamp_ns == START_NS + 9_000 * EVERY_NS for f, _ in ingest.take_ready(config, Now(steady_s=1e6)))
+    assert any(
+        f.stamp_ns == START_NS + 9_000 * EVERY_NS for f, _ in ingest.take_ready(config.ros, 640, Now(steady_s=1e6))
+    )

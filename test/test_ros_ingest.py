@@ -15,6 +15,9 @@ from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, PointC
 from reconx_ros.core.settings import updated
 from reconx_ros.geometry.tf_tree import TransformBuffer
 from reconx_ros.io.images import encode_jpeg
+from reconx_ros.io.ingest.camera_input import CameraInput
+from reconx_ros.io.ingest.drops import DropCounter
+from reconx_ros.io.ingest.frame_queue import Ingest, Now, shrunk
 from reconx_ros.jobs.data import EncodedKeyframe, EncodedView, ErrorCode, JobOutcome, JobRequest
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.ros.conversions import camera_info_msg, header_msg, image_msg
@@ -24,9 +27,6 @@ from reconx_ros.ros.conversions.action_messages import (
     request_from_goal,
     result_from_outcome,
 )
-from reconx_ros.ros.robot.camera_input import CameraInput
-from reconx_ros.ros.robot.ingest import Ingest, Now, shrunk
-from reconx_ros.ros.robot.mailbox import DropCounter
 
 S = 1_000_000_000
 CAMERA = PinholeCamera(width=16, height=12, fx=14, fy=14, cx=7.5, cy=5.5)
@@ -41,11 +41,11 @@ class Bench:
         self.tf = TransformBuffer()
         self.drops = DropCounter()
         self.jumps: list[tuple[str, int]] = []
-        self.ingest = Ingest(self.tf.lookup, self.drops, lambda *jump: self.jumps.append(jump))
+        self.ingest = Ingest(self.tf, self.drops, lambda *jump: self.jumps.append(jump))
         self.camera = CameraInput("front")
 
     def info(self, camera: PinholeCamera = CAMERA, stamp_ns: int = 0) -> None:
-        self.camera.infos.append(camera_info_msg(camera, header_msg(stamp_ns, "cam")))
+        self.camera.lens.put(camera_info_msg(camera, header_msg(stamp_ns, "cam")))
 
     @property
     def problems(self) -> dict[str, str]:
@@ -62,11 +62,11 @@ class Bench:
 
     def depth(self, stamp_ns: int, value: float = 2.0) -> None:
         pixels = np.full((12, 16), value, np.float32)
-        self.camera.put_depth(image_msg(pixels, "32FC1", header_msg(stamp_ns, "cam")), 0.0)
+        self.camera.put_depth(image_msg(pixels, "32FC1", header_msg(stamp_ns, "cam")))
 
     def frames(self, config: ReconxConfig = CONFIG, now_s: float = 0.0, ros_ns: int = 0) -> list[Frame]:
         now = Now(steady_s=now_s, ros_ns=ros_ns)
-        return [frame for frame, _ in self.ingest.take_ready(config, now)]
+        return [frame for frame, _ in self.ingest.take_ready(config.ros, config.keyframes.max_size, now)]
 
 
 def test_a_frame_waits_for_calibration_and_transform() -> None:
@@ -192,7 +192,7 @@ def test_without_poses_a_stamp_of_the_future_waits_until_its_time_comes() -> Non
 def test_no_pose_is_made_up_across_a_gap() -> None:
     bench = Bench()
     bench.tf = TransformBuffer(max_gap_ns=2 * S)
-    bench.ingest = Ingest(bench.tf.lookup, bench.drops, lambda *jump: None)
+    bench.ingest = Ingest(bench.tf, bench.drops, lambda *jump: None)
     bench.info()
     bench.move(1 * S, 2 * S, 8 * S, 9 * S)
     for stamp_ns in (5 * S, 8_500_000_000):
@@ -315,8 +315,14 @@ def test_depth_that_nobody_sends_holds_no_frame_up() -> None:
     bench.info()
     bench.move(0, 9 * S)
     bench.image(2 * S, now_s=100.0)
-    (frame,) = bench.frames(DEPTH_CONFIG, now_s=100.0)
-    assert frame.depth_m is None and bench.drops.snapshot() == {"frame_without_depth": 1}
+    assert bench.frames(DEPTH_CONFIG, now_s=100.0) == []  # the first depth may come a moment after the first image
+    (frame,) = bench.frames(DEPTH_CONFIG, now_s=102.1)
+    bench.image(3 * S, now_s=102.2)
+    (after,) = bench.frames(DEPTH_CONFIG, now_s=102.2)
+    assert frame.depth_m is None and after.depth_m is None and bench.drops.snapshot() == {"frame_without_depth": 2}
+    bench.depth(4 * S)
+    bench.image(5 * S, now_s=200.0)
+    assert bench.frames(DEPTH_CONFIG, now_s=200.0) == []  # after a pause of both
 
 
 def test_what_belongs_to_the_former_time_goes_and_the_calibration_stays() -> None:
@@ -326,18 +332,18 @@ def test_what_belongs_to_the_former_time_goes_and_the_calibration_stays() -> Non
         bench.depth(stamp_ns)
         bench.image(stamp_ns)
     bench.camera.start_over()
-    assert len(bench.camera.infos) == 1 and not bench.camera.depths and bench.camera.stamps.newest_ns == 0
+    assert len(bench.camera.lens.infos) == 1 and not bench.camera.depths and bench.camera.stamps.newest_ns == 0
 
 
 def test_an_absurd_calibration_is_refused_before_anything_is_made_of_it() -> None:
     bench = Bench()
     bench.move(0, 9 * S)
     bench.info(PinholeCamera(width=7000, height=7000, fx=14, fy=14, cx=7.5, cy=5.5))
-    bench.camera.infos[-1].d = [0.1] * 5
+    bench.camera.lens.infos[-1].d = [0.1] * 5
     bench.image(2 * S)
     assert bench.frames() == [] and "image is 16x12, expected 7000x7000" in bench.problems["bad_image"]
     bench.info(stamp_ns=3 * S)
-    bench.camera.infos[-1].d = [1e200, 0.0, 0.0, 0.0, 0.0]
+    bench.camera.lens.infos[-1].d = [1e200, 0.0, 0.0, 0.0, 0.0]
     bench.image(3 * S)
     assert bench.frames() == [] and bench.drops.snapshot() == {"bad_image": 1, "bad_camera_info": 1}
     assert bench.problems["bad_camera_info"]
@@ -346,11 +352,11 @@ def test_an_absurd_calibration_is_refused_before_anything_is_made_of_it() -> Non
 def test_calibration_is_taken_over_when_it_changes() -> None:
     bench = Bench()
     first, again = (camera_info_msg(CAMERA, header_msg(i, "cam")) for i in (1, 2))
-    rectifier = bench.camera.rectifier(first, (16, 12), rectified=False)
-    assert bench.camera.rectifier(again, (16, 12), rectified=False) is rectifier
+    rectifier = bench.camera.lens.rectifier(first, (16, 12), rectified=False)
+    assert bench.camera.lens.rectifier(again, (16, 12), rectified=False) is rectifier
     other = PinholeCamera(width=16, height=12, fx=20, fy=20, cx=7.5, cy=5.5)
     changed = camera_info_msg(other, header_msg(0, "cam"))
-    assert bench.camera.rectifier(changed, (16, 12), rectified=False).camera == other
+    assert bench.camera.lens.rectifier(changed, (16, 12), rectified=False).camera == other
 
 
 def test_a_frame_that_fails_unexpectedly_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +367,7 @@ def test_a_frame_that_fails_unexpectedly_does_not_come_back(monkeypatch: pytest.
     def broken(msg: object) -> None:
         raise RuntimeError("what now")
 
-    monkeypatch.setattr("reconx_ros.ros.robot.ingest.rgb_from_image", broken)
+    monkeypatch.setattr("reconx_ros.io.ingest.frame_queue.rgb_from_msg", broken)
     bench.image(2 * S)
     assert bench.frames() == [] and bench.drops.snapshot() == {"error": 1} and not bench.ingest.waiting
     assert bench.problems["error"] == "a frame failed unexpectedly: RuntimeError: what now"

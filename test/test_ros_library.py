@@ -31,6 +31,7 @@ from reconx_ros.core import (
     ReconstructionError,
     StorageError,
 )
+from reconx_ros.io.ingest.drops import DropCounter
 from reconx_ros.jobs import map_files
 from reconx_ros.jobs.data import EncodedKeyframe, EncodedView, ErrorCode, JobRequest
 from reconx_ros.jobs.folders import KeptResults, job_folder, output_folder
@@ -39,7 +40,7 @@ from reconx_ros.jobs.reconstruct import job_config, overall_fraction
 from reconx_ros.jobs.worker import outcome_from_error
 from reconx_ros.jobs.worker_process import WorkerDiedError, WorkerProcess, WorkerRefusedError, exit_words
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.ros.robot.mailbox import DropCounter, Durations, InputCounters, Mailbox, RateMeter
+from reconx_ros.ros.robot.mailbox import Durations, InputCounters, Mailbox, RateMeter
 from reconx_ros.ros.robot.mapping_thread import MappingThread
 
 TIMEOUT_S = 60.0

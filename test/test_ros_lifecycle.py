@@ -168,7 +168,7 @@ def test_a_lifecycle_manager_brings_both_nodes_up_and_down(made: Graph) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"pointmap.backend": "dust3r"}, BackendUnavailableError, "pointmap.dust3r_weights is empty, expected weights"),
+        ({"pointmap.backend": "dust3r"}, BackendUnavailableError, "pointmap.dust3r.weights is empty, expected weights"),
         ({"pointmap.backend": "dust4r"}, ConfigError, "unknown pointmap backend 'dust4r', the nearest known one is"),
         ({"diffusion.backend": "reconx"}, BackendUnavailableError, "diffusion.weights is empty, expected weights"),
         ({"diffusion.weights": "/nowhere"}, WeightsError, "diffusion.weights is '/nowhere', expected a name of"),
@@ -205,7 +205,7 @@ def failure(made: Graph, name: str, diagnostics: list[Any]) -> Callable[[], Diag
     [
         (
             SERVER,
-            {"pointmap__backend": "dust3r", "pointmap__dust3r_weights": "/nowhere/weights.pth"},
+            {"pointmap__backend": "dust3r", "pointmap__dust3r__weights": "/nowhere/weights.pth"},
             "configure",
             "is '/nowhere/weights.pth', expected a name of the catalogue",
         ),

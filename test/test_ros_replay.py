@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from reconx_ros.io.ply import read_point_cloud_ply
 
 pytest.importorskip("embreex")
 
-SMALL = ["pointmap.max_size=120", "pointmap.planes=48", "splatting.steps=40", "splatting.max_size=80",
+SMALL = ["pointmap.max_size=120", "pointmap.multiview.planes=48", "splatting.steps=40", "splatting.max_size=80",
          "splatting.max_gaussians=3000", "diffusion.frames=4", "output.novel_views=3", "output.novel_view_size=80",
          "coverage.min_keyframes=3"]  # fmt: skip
 KEYS = {"frames_in", "frames_dropped", "keyframes", "reconstructions", "coverage_before", "coverage_after", "points",
@@ -82,6 +85,7 @@ def test_a_bag_with_its_depth_used(bag: Path, tmp_path: Path) -> None:
     summary = replay(bag, tmp_path / "out", "--no-ros", "--use-depth")
     assert summary["backends"]["pointmap"] == "depth_sensor"
     assert summary["depth"]["median"] < 0.01
+    assert "between the keyframes, which the map was not made of" in summary["depth_note"]
 
 
 def test_a_bag_cut_off_in_the_middle_gives_what_it_holds(bag: Path, tmp_path: Path) -> None:
@@ -100,5 +104,31 @@ def test_topics_that_the_bag_has_not_are_named(bag: Path, tmp_path: Path, capsys
     words = ["replay", str(bag), "--out", str(tmp_path), "--no-ros", "--image", "/left", "--camera-info", "/info"]
     assert main(words) == 1
     assert "has no topic /left, it has /camera/camera_info" in capsys.readouterr().err
-    assert main(words[:-2]) == 1
-    assert "expected both or none" in capsys.readouterr().err
+    assert main([*words[:-4], "--camera-info", "/tf"]) == 1
+    assert "topic /tf has type tf2_msgs/msg/TFMessage, expected sensor_msgs/msg/CameraInfo" in capsys.readouterr().err
+
+
+def test_a_run_without_keyframes_ends_with_the_first_reason(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["replay", str(bag), "--out", str(tmp_path), "--no-ros", "--quiet"]
+    assert main([*words, "--set", "ros.map_frame=moon"]) == 1
+    said = capsys.readouterr().err
+    assert "frames have no pose: frame 'moon' is not in the transform tree" in said and "set ros.map_frame: map" in said
+    assert main([*words, "--set", "keyframes.max_overlap=0.0", "--set", "keyframes.min_rotation_deg=180.0",
+                 "--set", "keyframes.min_baseline_ratio=100.0"]) == 1  # fmt: skip
+    assert "frames, not kept: 40 similar; too few keyframes for a reconstruction: 1" in capsys.readouterr().err
+
+
+def test_one_missing_depth_image_costs_one_keyframes_depth(bag: Path, tmp_path: Path) -> None:
+    holed = shutil.copytree(bag, tmp_path / "holed")
+    with contextlib.closing(sqlite3.connect(next(holed.glob("*.db3")))) as connection, connection:
+        depth = "(select id from topics where name = '/camera/depth')"
+        first = f"(select id from messages where topic_id = {depth} order by timestamp limit 1)"
+        connection.execute(f"delete from messages where id = {first}")
+    summary = replay(holed, tmp_path / "out", "--no-ros", "--use-depth")
+    assert summary["backends"]["pointmap"] == "depth_sensor"
+    assert summary["frames_dropped"] == {"frame_without_depth": 1}
+    assert any("keyframe 0 has no depth image" in w for job in summary["jobs"] for w in job["warnings"])
+    whole = replay(bag, tmp_path / "whole", "--no-ros", "--use-depth")
+    assert summary["points"] > 0.6 * whole["points"]

@@ -137,16 +137,14 @@ def breakages() -> dict[str, tuple[Any, str]]:
     nan_pose = np.full((4, 4), np.nan).tolist()
     return {
         "json": (lambda s: (s / "cameras.json").write_text('{"images": ['), "not valid JSON"),
-        "list": (lambda s: (s / "cameras.json").write_text("[1]"), "holds a list"),
         "no images": (lambda s: edit(s, images=[]), "lists no images"),
         "no file": (lambda s: edit(s, images=[{"width": 3}]), "image 0 .* has no 'file'"),
-        "missing image": (lambda s: (s / "images/0001.png").unlink(), r"0001\.png cannot be read"),
+        "missing images": (lambda s: [p.unlink() for p in (s / "images").iterdir()], r"0000\.png cannot be read"),
         "not an image": (lambda s: (s / "images/0001.png").write_bytes(b"text"), r"0001\.png cannot be decoded"),
-        "image size": (lambda s: edit_image(s, width=33), "is 32x24, expected 33x24"),
-        "missing depth": (lambda s: (s / "depth/0000.png").unlink(), r"depth/0000\.png cannot be read"),
+        "image size": (lambda s: edit_image(s, width=48), "is 32x24, expected 48x24"),
         "depth size": (
-            lambda s: images.write_depth(s / "depth/0000.png", np.ones((12, 16), np.float32)),
-            "is 16x12, expected 32x24",
+            lambda s: images.write_depth(s / "depth/0000.png", np.ones((12, 12), np.float32)),
+            "is 12x12, expected 32x24",
         ),
         "8-bit depth": (
             lambda s: images.write_image(s / "depth/0000.png", np.zeros((24, 32, 3), np.uint8)),

@@ -229,10 +229,10 @@ def test_failure_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "scene"
     path.write_bytes(b"older")
 
-    def full(descriptor: int) -> None:
+    def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StorageError, match="No space left"):
         write(path, some_scene())
     assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]

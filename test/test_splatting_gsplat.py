@@ -15,7 +15,8 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.splatting.backends import gsplat as backend
 from reconx_ros.splatting.backends.gsplat import GsplatRasterizer, pack_arguments
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
-from reconx_ros.splatting.base import Rendering, registry
+from reconx_ros.splatting.base import Rendering
+from reconx_ros.splatting.registry import registry
 
 GRADIENTS = ("means", "quats_wxyz", "scales", "opacities", "sh", "cam_from_world")
 

@@ -140,9 +140,9 @@ def test_images_of_another_size_are_refused() -> None:
 
 def test_the_compiled_ssim_is_the_torch_ssim_in_value_and_gradient() -> None:
     from reconx_ros.core.registry import create
-    from reconx_ros.splatting.base import registry
     from reconx_ros.splatting.fit import ssim_loss_for
     from reconx_ros.splatting.losses import torch_ssim_loss
+    from reconx_ros.splatting.registry import registry
 
     reason = registry()["native"].missing()
     if reason is not None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from reconx_ros.io.gaussians import read_scene_ply, write_scene_ply
-from reconx_ros.splatting.base import Rasterizer, Rendering, registry
+from reconx_ros.splatting.base import Rasterizer, Rendering
 from reconx_ros.splatting.harmonics import sh_color, sh_from_rgb, sh_sum
 from reconx_ros.splatting.projection import covariances, project_gaussians
+from reconx_ros.splatting.registry import registry
 
 VALUES, GRADIENTS = 1e-4, 1e-3  # largest relative L2 distance
 INPUTS = {"means", "quats", "scales", "opacities", "viewmats", "Ks", "width", "height"}

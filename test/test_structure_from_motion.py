@@ -27,6 +27,7 @@ from reconx_ros.pipeline.selection import choose_pointmap
 from reconx_ros.pointmap.backends.structure_from_motion import StructureFromMotionBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.recover import RecoveredCameras, recover_cameras
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 
 CAMERA = pinhole(200, 150)
 
@@ -89,7 +90,7 @@ def test_the_order_of_images_and_their_poses_do_not_matter(scene: Scene) -> None
 
 
 def test_the_backend_gives_depth_up_to_scale(scene: Scene) -> None:
-    config = PointmapConfig(max_size=128, planes=48)
+    config = PointmapConfig(max_size=128).with_own(MultiviewSettings(planes=48))
     keyframes = unposed(scene.keyframes[:3])
     result = StructureFromMotionBackend().reconstruct(keyframes, config, device=torch.device("cpu"), job=Job())
     assert not result.metric_scale and result.scale_source is None and result.backend == "structure_from_motion"
@@ -135,7 +136,7 @@ def test_an_image_of_another_place_is_named(scene: Scene) -> None:
     other = render(room(), [CAMERA], [look_at((1.5, 1.0, 1.2), (-2.5, -1.5, 1.2))]).keyframes[0]
     black = replace(other, id=8, frame=replace(other.frame, rgb_u8=np.zeros_like(other.frame.rgb_u8)))
     keyframes = unposed([*scene.keyframes[:4:2], replace(other, id=7), black])
-    config = PointmapConfig(max_size=96, planes=32)
+    config = PointmapConfig(max_size=96).with_own(MultiviewSettings(planes=32))
     result = StructureFromMotionBackend().reconstruct(keyframes, config, device=torch.device("cpu"), job=Job())
     assert [v.keyframe_id for v in result.views] == [0, 2]
     (words,) = (w for w in result.warnings if "could not be joined" in w)

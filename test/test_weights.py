@@ -20,6 +20,7 @@ from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.diffusion.model_folders import generator_for
 from reconx_ros.pointmap.backends.dust3r import PointmapNetBackend
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.network.settings import PointmapNetSettings
 from reconx_ros.pointmap.network.weights import load_network
 from reconx_ros.splatting.lpips import load_lpips
 from reconx_ros.weights import catalogue as module
@@ -122,7 +123,7 @@ def test_a_pointmap_network_of_ours_runs_by_its_name(shipped: Path) -> None:
         min_confidence=2.5,
     )
     backend = PointmapNetBackend()
-    loaded = backend.load(PointmapConfig(network_weights="reconx-pairs"), CPU)
+    loaded = backend.load(PointmapConfig().with_own(PointmapNetSettings(weights="reconx-pairs")), CPU)
     assert loaded.network.config == network.config and backend.confidence(loaded) == 2.5
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], value)

@@ -35,6 +35,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
+def add_drop_bad_argument(parser: argparse.ArgumentParser) -> None:
+    """--drop-bad, for commands that read Gaussians of other programs."""
+    parser.add_argument(
+        "--drop-bad", action="store_true", help="leave out Gaussians that are NaN or infinite instead of refusing them"
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--preset, --config and --set, for commands that reconstruct."""
     parser.add_argument("--preset", default="", help="named settings to start from: cpu, gpu, tethered or evaluation")

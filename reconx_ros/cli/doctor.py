@@ -14,10 +14,8 @@ import torch
 
 from reconx_ros.cli.common import EXIT_OK, add_common_arguments, print_table, write_json
 from reconx_ros.core.registry import BackendInfo
-from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.pipeline.registries import registries
 from reconx_ros.pipeline.report import versions
-from reconx_ros.pointmap import base as pointmap_base
-from reconx_ros.splatting import base as splatting_base
 
 _OPTIONAL = {
     "opencv": ("cv2", "pip install opencv-python-headless"),
@@ -73,11 +71,10 @@ def diagnose() -> dict[str, Any]:
         "ros_distro": os.environ.get("ROS_DISTRO", "not set"),
         "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"),
     }
-    registries = {"pointmap": pointmap_base, "diffusion": diffusion_base, "splatting": splatting_base}
     return {
         "machine": machine,
         "packages": {name: _package(module, cure) for name, (module, cure) in _OPTIONAL.items()},
-        "backends": {stage: _rows(module.registry()) for stage, module in registries.items()},
+        "backends": {stage: _rows(rows) for stage, rows in registries().items()},
     }
 
 

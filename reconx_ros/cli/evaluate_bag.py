@@ -11,25 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reconx_ros.cli.common import Progress, load_config, write_json
+from reconx_ros.cli.common import Progress, write_json
 from reconx_ros.cli.replay_session import (
     Messages,
     Replay,
     Replayed,
-    named_topics,
-    node_defaults,
+    add_topic_arguments,
+    bag_config,
+    chosen_topics,
     play_through_nodes,
 )
 from reconx_ros.cli.ros_run import draw_recording, save_recording, summarise
-from reconx_ros.core import InvalidInputError, Job
+from reconx_ros.core import Frame, InvalidInputError, Job
 from reconx_ros.core.machine import load_average, machine
+from reconx_ros.core.settings import updated
 from reconx_ros.evaluation.live_record import LiveRecord
 from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
     from reconx_ros.evaluation.heldout import HeldOutTask
     from reconx_ros.evaluation.layout import Metrics
-    from reconx_ros.io.bag_frames import BagFrames
+    from reconx_ros.io.bag_choice import BagTopics
     from reconx_ros.io.bags import BagReader
 
 _NS = 1e9
@@ -42,8 +44,7 @@ def add_bag_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--every", type=int, default=4, metavar="K", help="withhold every K-th image from the nodes")
     group.add_argument("--rate", type=float, default=1.0, help="playing speed; 1 is real time")
     group.add_argument("--use-depth", action="store_true", help="give the bag's depth to the nodes")
-    group.add_argument("--image", help="image topic, where the choice made for you is not the one")
-    group.add_argument("--camera-info", help="its camera_info topic")
+    add_topic_arguments(group)
 
 
 def is_bag(path: Path) -> bool:
@@ -69,16 +70,15 @@ def evaluate_bag(bag: Path, out: Path, arguments: argparse.Namespace, *, command
     """
     from reconx_ros.evaluation.bag_task import withheld_stamps
     from reconx_ros.io.bag_decode import stamp_ns
-    from reconx_ros.io.bag_frames import BagFrames
     from reconx_ros.io.bags import open_bag
 
     started = time.perf_counter()
     with open_bag(bag) as reader:
-        frames = BagFrames(reader, topics=named_topics(reader, arguments.image, arguments.camera_info))
-        config = load_config(arguments, node_defaults(reader, frames, out, use_depth=arguments.use_depth))
-        stamps = [stamp_ns(m) for m in reader.messages({frames.topics.image})]
+        topics = chosen_topics(reader, arguments)
+        config = bag_config(reader, topics, out, arguments)
+        stamps = [stamp_ns(m) for m in reader.messages({topics.image})]
         run = _BagRun(
-            bag=bag, reader=reader, frames=frames, config=config, out=out, arguments=arguments,
+            bag=bag, reader=reader, topics=topics, config=config, out=out, arguments=arguments,
             stamps=sorted(stamps), withheld=withheld_stamps(stamps, arguments.every),
         )  # fmt: skip
         return run.evaluated(command, started)
@@ -90,7 +90,7 @@ class _BagRun:
 
     bag: Path
     reader: BagReader
-    frames: BagFrames
+    topics: BagTopics
     config: ReconxConfig
     out: Path
     arguments: argparse.Namespace
@@ -111,17 +111,17 @@ class _BagRun:
         from reconx_ros.ros.tools.bag_evaluation import TimingTopicRecorder
 
         replay = Replay(
-            rate=self.arguments.rate, use_depth=self.arguments.use_depth, quiet=self.arguments.quiet,
+            rate=self.arguments.rate, quiet=self.arguments.quiet,
             select=self._selected, recorder=TimingTopicRecorder, on_idle=self._note_clouds, on_finished=self._draw,
         )  # fmt: skip
-        played = play_through_nodes(self.reader, self.frames, self.config, self.out, replay)
+        played = play_through_nodes(self.reader, self.topics, self.config, self.out, replay)
         return self._written(played, command, started)
 
     def _selected(self, messages: Messages) -> Iterator[Any]:
         """All but the withheld images and the depth that belongs to them; notes when each image was published."""
         from reconx_ros.io.bag_decode import stamp_ns
 
-        topics = self.frames.topics
+        topics = self.topics
         for message in messages:
             if message.topic not in (topics.image, topics.depth):
                 yield message
@@ -152,7 +152,7 @@ class _BagRun:
 
         keyframes = {i: k.stamp_ns for i, k in recorder.recording.keyframes.items()}
         self.task, self.unposed = bag_task(
-            self.bag.name, self.frames, keyframes=keyframes, withheld=self.withheld, every=self.arguments.every,
+            self.bag.name, self._all_frames(), keyframes=keyframes, withheld=self.withheld, every=self.arguments.every,
             max_size=self.arguments.size,
         )  # fmt: skip
         count = len(self.task.tests)
@@ -162,6 +162,13 @@ class _BagRun:
             views, on_view=lambda k: progress("drawing", k / count, f"{k} of {count}")
         )
         progress.close()
+
+    def _all_frames(self) -> Iterator[Frame]:
+        """All images of the bag through the ingest of the nodes, with depth where there is any."""
+        from reconx_ros.io.bag_frames import BagFrames
+
+        ros = updated(self.config, {"ros.use_depth": self.topics.depth is not None}).ros
+        yield from BagFrames(self.reader, self.topics, ros, max_size=self.arguments.size)
 
     def _written(self, played: Replayed, command: str, started: float) -> Metrics:
         from reconx_ros.evaluation.bag_task import drawn_part, score_drawn
@@ -209,7 +216,7 @@ class _BagRun:
 
     def _live(self, played: Replayed, report: dict[str, Any], refused: dict[str, int]) -> LiveRecord:
         began = min(self.published_s.values())
-        not_drawn = {**refused, **({"no pose at its stamp": self.unposed} if self.unposed else {})}
+        not_drawn = {**refused, **({"no pose at its stamp, or not usable": self.unposed} if self.unposed else {})}
         waits = [
             (heard - began, heard - self.published_s[stamp])
             for stamp, heard in self.heard_s.items()

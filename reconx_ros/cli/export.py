@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from reconx_ros.cli.common import EXIT_OK, add_common_arguments, print_table, write_json
+from reconx_ros.cli.common import EXIT_OK, add_common_arguments, add_drop_bad_argument, print_table, write_json
 from reconx_ros.pipeline.export import FORMATS, export_result
 
 
@@ -23,13 +23,15 @@ def add_parser(commands: Any) -> None:
         "--formats", nargs="+", choices=tuple(FORMATS), default=["spz"], metavar="FORMAT", help=", ".join(FORMATS)
     )
     parser.add_argument("--out", type=Path, help="folder to write to (default: RESULT/export)")
+    add_drop_bad_argument(parser)
     add_common_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write and list the files."""
-    written = export_result(arguments.result, arguments.formats, arguments.out or arguments.result / "export")
+    out = arguments.out or arguments.result / "export"
+    written = export_result(arguments.result, arguments.formats, out, drop_bad=arguments.drop_bad)
     print_table("reconx export", [(name, str(path)) for name, path in zip(arguments.formats, written, strict=True)])
     if arguments.json:
         write_json(arguments.json, {n: str(p) for n, p in zip(arguments.formats, written, strict=True)})

@@ -26,11 +26,16 @@ from reconx_ros.core import BY_TRUST, InvalidInputError, Job, Keyframe, StorageE
 from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
 from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_from_folder
 from reconx_ros.io.scenes import Scene, read_scene
+from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
+from reconx_ros.pipeline.working_frame import centred
+from reconx_ros.pointmap.sfm.refine import refine_poses
 
 _MAX_SIDE = 1600  # px; larger pictures are shrunk when read
+_VIEWS = 6
+_SURE_ROTATION_DEG = 0.001
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +49,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("input", type=Path, help="folder of a scene, or of photos")
     parser.add_argument(
-        "--views", type=int, default=6, help="number of input images (the scene's own split where it has one)"
+        "--views",
+        type=int,
+        help=f"number of input images (the scene's own split where it has one); {_VIEWS}, or all where there are fewer",
     )
     parser.add_argument(
         "--poses",
@@ -75,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments, {"pointmap": {"refine_poses": True}} if noisy else None)
     scene = read_input(arguments.input, arguments.poses, arguments.fov, **scene_options(arguments))
     keyframes = scene_keyframes(scene, arguments.views, use_depth=arguments.use_depth)
+    require_sound_positions(scene, keyframes, config)
     folder = writable_folder(arguments.out)
     progress = Progress(quiet=arguments.quiet)
     started = time.perf_counter()
@@ -98,6 +106,26 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, summary)
     return EXIT_OK
+
+
+def require_sound_positions(scene: Scene, keyframes: list[Keyframe], config: ReconxConfig) -> None:
+    """Refuse camera positions that rounding moved, which the pictures tell; unless they are to be corrected anyway.
+
+    Raises:
+        InvalidInputError: when the pictures move cameras of a scene with coarse positions.
+    """
+    if not scene.coarse_positions or config.pointmap.refine_poses or keyframes[0].frame.world_from_cam is None:
+        return
+    near = centred(keyframes).keyframes(keyframes)
+    sure = replace(config.pointmap, prior_rotation_sigma_deg=_SURE_ROTATION_DEG)
+    refined = refine_poses(near, sure, Job(stage="reconstruct"))
+    if refined.corrections:
+        moved = float(np.median([c.moved for c in refined.corrections]))
+        raise InvalidInputError(
+            f"camera positions of {scene.root} are off by {moved:.2g} units (median), as the pictures tell: this far "
+            "from the origin, rotations with 8 digits misplace a camera; expected a model about a nearer origin "
+            "(subtract an offset), or --set pointmap.refine_poses=true, which corrects what the pictures show"
+        )
 
 
 def read_input(folder: Path, poses: str | None, fov_deg: float | None, **options: Any) -> Scene:
@@ -124,13 +152,15 @@ def read_input(folder: Path, poses: str | None, fov_deg: float | None, **options
     return scene
 
 
-def scene_keyframes(scene: Scene, count: int, *, use_depth: bool) -> list[Keyframe]:
+def scene_keyframes(scene: Scene, count: int | None, *, use_depth: bool) -> list[Keyframe]:
     """The scene's own split of that size, or images spread evenly over it; ids are indices into the scene.
+
+    Without a count, 6 images or as many as there are.
 
     Raises:
         InvalidInputError: when the scene has fewer images, or count is below 2.
     """
-    names = scene.inputs(count)
+    names = scene.inputs(min(_VIEWS, max(len(scene.names), 2)) if count is None else count)
     frames = [scene.frame(name) if use_depth else replace(scene.frame(name), depth_m=None) for name in names]
     return [chosen_keyframe(scene.names.index(name), frame) for name, frame in zip(names, frames, strict=True)]
 

@@ -11,12 +11,18 @@ from reconx_ros.cli.common import (
     EXIT_OK,
     add_common_arguments,
     add_config_arguments,
-    load_config,
     print_table,
     writable_folder,
     write_json,
 )
-from reconx_ros.cli.replay_session import Replay, named_topics, node_defaults, play_through_nodes
+from reconx_ros.cli.replay_list import list_topics
+from reconx_ros.cli.replay_session import (
+    Replay,
+    add_topic_arguments,
+    bag_config,
+    chosen_topics,
+    play_through_nodes,
+)
 from reconx_ros.cli.ros_run import (
     closing_rows,
     draw_recording,
@@ -24,11 +30,11 @@ from reconx_ros.cli.ros_run import (
     save_recording,
     summarise,
 )
-from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics
+from reconx_ros.evaluation.sensor_score import score_against_sensor
 from reconx_ros.pipeline.config import ReconxConfig
 
 if TYPE_CHECKING:
-    from reconx_ros.io.bag_frames import BagFrames
+    from reconx_ros.io.bag_choice import BagTopics
     from reconx_ros.io.bags import BagReader
 
 
@@ -49,9 +55,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--no-ros", action="store_true", help="read the bag straight into the pipeline, without nodes")
     parser.add_argument(
-        "--image", help="image topic, where the choice made for you is not the one (with --camera-info)"
+        "--list", action="store_true", help="print the topics and which would be used and why, and do nothing else"
     )
-    parser.add_argument("--camera-info", help="its camera_info topic")
+    add_topic_arguments(parser)
     add_config_arguments(parser)
     add_common_arguments(parser)
     parser.set_defaults(run=run)
@@ -59,20 +65,21 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay, score, draw, summarise."""
-    from reconx_ros.io.bag_frames import BagFrames
     from reconx_ros.io.bags import open_bag
 
     with open_bag(arguments.bag) as reader:
-        frames = BagFrames(reader, topics=named_topics(reader, arguments.image, arguments.camera_info))
-        config = load_config(arguments, node_defaults(reader, frames, arguments.out, use_depth=arguments.use_depth))
+        if arguments.list:
+            return list_topics(reader, arguments)
+        topics = chosen_topics(reader, arguments)
+        config = bag_config(reader, topics, arguments.out, arguments)
         out = writable_folder(arguments.out)
         started = time.perf_counter()
         if arguments.no_ros:
             from reconx_ros.cli.replay_offline import replay_offline
 
-            summary = replay_offline(frames, config, out, arguments)
+            summary = replay_offline(reader, topics, config, out, arguments)
         else:
-            summary = replay_live(reader, frames, config, out, arguments)
+            summary = replay_live(reader, topics, config, out, arguments)
         problem = reader.problem
     summary.update(bag=str(arguments.bag), bag_problem=problem, seconds=time.perf_counter() - started)
     if problem:
@@ -85,27 +92,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def replay_live(
-    reader: BagReader, frames: BagFrames, config: ReconxConfig, out: Path, arguments: argparse.Namespace
+    reader: BagReader, topics: BagTopics, config: ReconxConfig, out: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Play the bag in front of the nodes until it ends and the map is finished."""
-    replay = Replay(rate=arguments.rate, use_depth=arguments.use_depth, quiet=arguments.quiet)
-    played = play_through_nodes(reader, frames, config, out, replay)
+    played = play_through_nodes(reader, topics, config, out, Replay(rate=arguments.rate, quiet=arguments.quiet))
     recording = played.recording
     summary = summarise(recording, played.reports) | {"triggers_at_end": played.triggers}
     save_recording(recording, played.server_folder, out)
     keyframes = {i: (k.stamp_ns, k.pose) for i, k in recording.keyframes.items()}
     assert recording.cloud is not None
-    errors = cloud_depth_errors(recording.cloud, keyframes, frames)
-    summary["depth"] = depth_statistics(errors) if len(errors) else None
+    score = score_against_sensor(recording.cloud, keyframes, reader, topics, config.ros)
+    summary |= {"depth": score.statistics, "depth_note": score.row()}
     draw_recording(recording, out, title=arguments.bag.name, report=summary)
     return summary
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
-    rows = [*map_rows(summary), ("novel views", str(summary["novel_views"]))]
-    depth = summary["depth"]
-    if depth is not None:
-        rows.append(
-            ("depth vs sensor", f"median {100 * depth['median']:.2f} %, within 2 %: {100 * depth['within_2pct']:.0f} %")
-        )
+    rows = [
+        *map_rows(summary),
+        ("novel views", str(summary["novel_views"])),
+        ("depth vs sensor", summary["depth_note"]),
+    ]
     print_table("reconx replay", [*rows, *closing_rows(summary, out)])

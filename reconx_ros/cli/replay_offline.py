@@ -11,8 +11,10 @@ import numpy as np
 
 from reconx_ros.cli.common import Progress
 from reconx_ros.cli.reconstruct import draw
-from reconx_ros.core import Job, ReconstructionError
-from reconx_ros.evaluation.depth import cloud_depth_errors, depth_statistics
+from reconx_ros.cli.replay_session import require_poses
+from reconx_ros.core import Frame, Job, ReconstructionError
+from reconx_ros.evaluation.sensor_score import score_against_sensor
+from reconx_ros.io.bag_frames import BagFrames
 from reconx_ros.io.ply import write_point_cloud_ply
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.mapper import KeyframeMapper
@@ -20,7 +22,8 @@ from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
 
 if TYPE_CHECKING:
-    from reconx_ros.io.bag_frames import BagFrames
+    from reconx_ros.io.bag_choice import BagTopics
+    from reconx_ros.io.bags import BagReader
 
 
 class _Offline:
@@ -34,10 +37,15 @@ class _Offline:
         self.coverage_before: float | None = None
         self.frame_ms: list[float] = []
         self._reconstructor = Reconstructor(config)
+        self._metric_poses = config.ros.metric_poses
         self._progress = progress
         self._used: set[int] = set()
 
-    def add(self, frame: Any) -> None:
+    def forget_after(self, stamp_ns: int) -> None:
+        """The time jumped back; see KeyframeMapper."""
+        self.mapper.forget_after(stamp_ns)
+
+    def add(self, frame: Frame) -> None:
         started = time.perf_counter()
         decision = self.mapper.add_frame(frame)
         trigger = self.mapper.should_reconstruct(frame.stamp_ns)
@@ -64,7 +72,8 @@ class _Offline:
             self.coverage_before = self.mapper.coverage().mean
         self.mapper.job_started(keyframes)
         self._used |= {k.id for k in keyframes}
-        result = self._reconstructor.run(keyframes, job=Job(on_progress=self._progress))
+        job = Job(on_progress=self._progress)
+        result = self._reconstructor.run(keyframes, metric_poses=self._metric_poses, job=job)
         self._progress.close()
         self.mapper.integrate(result.cloud, result.keyframe_poses)
         self.mapper.job_finished(stamp_ns, succeeded=True)
@@ -72,31 +81,37 @@ class _Offline:
         self.reports.append(result.report)
 
 
-def replay_offline(frames: BagFrames, config: ReconxConfig, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def replay_offline(
+    reader: BagReader, topics: BagTopics, config: ReconxConfig, out: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Run the pipeline over a bag's frames and save the newest result with the whole map's cloud.
 
     Raises:
+        InvalidInputError: when the bag has no poses.
         ReconstructionError: when no reconstruction was possible.
     """
+    require_poses(reader, topics, config)
     run = _Offline(config, Progress(quiet=arguments.quiet))
-    unposed = 0
+    frames = BagFrames(
+        reader, topics, config.ros, max_size=config.keyframes.max_size,
+        on_jump=lambda sentence, now_ns: run.forget_after(now_ns),
+    )  # fmt: skip
     for frame in frames:
-        unposed += frame.world_from_cam is None
-        run.add(frame if arguments.use_depth else _without_depth(frame))
+        run.add(frame)
     finished = run.finish()
     if run.newest is None:
-        raise ReconstructionError(f"{run.mapper.frames_in} frames gave {len(run.mapper.keyframes)} keyframes, too few")
+        raise ReconstructionError(_too_few(run, frames))
     save_reconstruction(run.newest, out)
     cloud = run.mapper.cloud()
     write_point_cloud_ply(out / "points.ply", cloud)
     keyframes = {i: (run.stamps[i], pose) for i, pose in run.mapper.map_poses.items()}
-    errors = cloud_depth_errors(cloud, keyframes, frames)
+    score = score_against_sensor(cloud, keyframes, reader, topics, config.ros)
     report = run.newest.report
     summary = {
-        "frames_in": run.mapper.frames_in,
-        "frames_dropped": {"no_pose": unposed} if unposed else {},
+        "frames_in": frames.summary.frames_in,
+        "frames_dropped": frames.summary.drops,
         "frames_not_kept": dict(run.mapper.frames_not_kept),
-        "keyframes": len(run.mapper.keyframes),
+        "keyframes": len(run.stamps),
         "reconstructions": run.mapper.reconstructions,
         "coverage_before": run.coverage_before,
         "coverage_after": run.mapper.coverage().mean,
@@ -110,13 +125,20 @@ def replay_offline(frames: BagFrames, config: ReconxConfig, out: Path, arguments
         "triggers_at_end": finished,
         "warnings": [*report["warnings"], *frames.summary.warnings()],
         "diagnostics": [],
-        "depth": depth_statistics(errors) if len(errors) else None,
+        "depth": score.statistics,
+        "depth_note": score.row(),
     }
     draw(run.newest, out, title=arguments.bag.name, report=summary)
     return summary
 
 
-def _without_depth(frame: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(frame, depth_m=None)
+def _too_few(run: _Offline, frames: BagFrames) -> str:
+    """Why there were too few keyframes, the most frequent reason first."""
+    kept = f"too few keyframes for a reconstruction: {len(run.mapper.keyframes)}"
+    lost = frames.lost()
+    if lost:
+        return f"{lost}; {kept}"
+    refused = ", ".join(f"{n} {reason}" for reason, n in run.mapper.frames_not_kept.most_common())
+    return (
+        f"{frames.summary.frames_in} images gave {run.mapper.frames_in} frames, not kept: {refused or 'none'}; {kept}"
+    )

@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
         "pointmap",
         help="two views in, a point and a confidence per pixel out",
         description="Train a pairwise pointmap network; use it with pointmap.backend=pointmap_net and "
-        "pointmap.network_weights=DIR.",
+        "pointmap.pointmap_net.weights=DIR.",
         epilog="example: reconx train pointmap --out out/pointmap_net --difficulty easy --set batch=16",
     )
     add_training_arguments(pointmap, "96x64")

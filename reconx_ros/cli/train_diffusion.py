@@ -207,8 +207,8 @@ class _StageOne:
         from reconx_ros.core import Keyframe
         from reconx_ros.core.registry import create
         from reconx_ros.geometry.projection import pointmap_world
-        from reconx_ros.pointmap.base import registry
         from reconx_ros.pointmap.config import PointmapConfig
+        from reconx_ros.pointmap.registry import registry
 
         backend = create(registry(), self._backend, kind="pointmap backend")
         keyframes = [Keyframe(id=k, frame=frame, sharpness=0.0) for k, frame in enumerate((first, last))]

@@ -7,7 +7,14 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reconx_ros.cli.common import EXIT_OK, EXIT_USAGE, add_common_arguments, print_table, write_json
+from reconx_ros.cli.common import (
+    EXIT_OK,
+    EXIT_USAGE,
+    add_common_arguments,
+    add_drop_bad_argument,
+    print_table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from reconx_ros.viz.viewer.app import Viewer
@@ -24,7 +31,9 @@ def add_parser(commands: Any) -> None:
         "result folder, or of a running node. Ends with Ctrl-C.",
         epilog="example: reconx view out/kitchen",
     )
-    parser.add_argument("result", type=Path, nargs="?", help="result folder of reconx demo, replay or reconstruct")
+    parser.add_argument(
+        "result", type=Path, nargs="?", help="result folder of reconx demo, replay or reconstruct, or a 3DGS .ply"
+    )
     parser.add_argument("--live", action="store_true", help="show what a running reconx_node publishes")
     parser.add_argument("--node", default="reconx_node", help="name of that node, with its namespace")
     parser.add_argument("--server", default="reconstruction_server", help="name of the server that draws live views")
@@ -40,6 +49,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--rerun", type=Path, metavar="FILE.rrd", help="write the result for Rerun instead of serving it"
     )
+    add_drop_bad_argument(parser)
     add_common_arguments(parser)
     parser.set_defaults(run=lambda arguments: run(arguments, parser))
 
@@ -60,7 +70,7 @@ def _write_rerun(arguments: argparse.Namespace) -> int:
     from reconx_ros.viz.viewer.data import load_result
     from reconx_ros.viz.viewer.rerun_export import write_rerun
 
-    data = load_result(arguments.result)
+    data = load_result(arguments.result, drop_bad=arguments.drop_bad)
     write_rerun(arguments.rerun, data)
     facts = {
         "file": str(arguments.rerun),
@@ -81,7 +91,13 @@ def _serve_result(arguments: argparse.Namespace) -> int:
     from reconx_ros.viz.viewer.server import require_viser
 
     require_viser()
-    viewer = view_result(arguments.result, host=arguments.host, port=arguments.port, budget=arguments.max_points)
+    viewer = view_result(
+        arguments.result,
+        drop_bad=arguments.drop_bad,
+        host=arguments.host,
+        port=arguments.port,
+        budget=arguments.max_points,
+    )
     return _until_interrupted(viewer, arguments, viewer.wait_closed)
 
 

@@ -209,7 +209,7 @@ class GaussianScene:
     """A 3-D Gaussian splatting scene, parameters in their optimisation space.
 
     Attributes:
-        means: [N, 3] world coordinates.
+        means: [N, 3] world coordinates; float64 where the world's origin is so far that float32 would be coarse.
         quats_wxyz: [N, 4] rotations, any non-zero length.
         log_scales: [N, 3] natural logarithm of the standard deviations.
         logit_opacities: [N].
@@ -276,7 +276,7 @@ class PointCloud:
     """A coloured cloud at the edge of the library (files, messages).
 
     Attributes:
-        points: [P, 3] float32, world frame.
+        points: [P, 3] float32, world frame; float64 where the world's origin is so far that float32 would be coarse.
         rgb_u8: [P, 3] uint8.
         confidence: [P] float32 in [0, 1].
         provenance: [P] uint8, values of Provenance; NONE, with confidence 0, in clouds of other programs.

@@ -95,6 +95,16 @@ def rotation_log(rotation: np.ndarray) -> np.ndarray:
     return 2.0 * np.arctan2(sine, q[0]) / sine * q[1:]
 
 
+def _refuse_last_row(matrix: np.ndarray) -> None:
+    row = matrix[3].tolist()
+    if np.allclose(matrix[:, 3], [0, 0, 0, 1], atol=1e-6):
+        raise InvalidInputError(
+            f"transform matrix has its translation {row[:3]} in the last row (column-major), expected it in the last "
+            "column (row-major)"
+        )
+    raise InvalidInputError(f"transform matrix has last row {row}, expected [0, 0, 0, 1]")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SE3:
     """Rigid transform a_from_b: ``x_a = rotation @ x_b + translation``.
@@ -131,16 +141,25 @@ class SE3:
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> SE3:
-        """From a homogeneous matrix [4, 4]; a slightly non-orthonormal rotation is projected to the nearest one."""
+        """From a homogeneous matrix [4, 4]; a slightly non-orthonormal rotation is projected to the nearest one.
+
+        Raises:
+            InvalidInputError: for another shape, NaN, a matrix written by columns, or one that is no rotation, of
+                which a mirrored one (determinant -1) is told apart.
+        """
         m = np.asarray(matrix, dtype=np.float64)
         check_shape("transform matrix", m, 4, 4)
         check_finite("transform matrix", m)
         if not np.allclose(m[3], [0, 0, 0, 1], atol=1e-6):
-            raise InvalidInputError(f"transform matrix has last row {m[3].tolist()}, expected [0, 0, 0, 1]")
+            _refuse_last_row(m)
         u, s, vt = np.linalg.svd(m[:3, :3])
         if np.abs(s - 1).max() > 1e-2:
             raise InvalidInputError(f"transform matrix has singular values {s.round(4).tolist()}, expected a rotation")
-        return cls(rotation=_proper(u, vt), translation=m[:3, 3])
+        if np.linalg.det(u @ vt) < 0:
+            raise InvalidInputError(
+                "transform matrix is left-handed (determinant -1, expected 1): one of its axes is mirrored"
+            )
+        return cls(rotation=u @ vt, translation=m[:3, 3])
 
     @classmethod
     def from_quaternion_xyzw(cls, translation: np.ndarray, quaternion_xyzw: np.ndarray) -> SE3:

@@ -1,4 +1,4 @@
-"""The interface of view generators, and the table of those that there are."""
+"""The interface of view generators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from reconx_ros.core import SE3, AlignedViews, Job, PinholeCamera, Trajectory, ViewSequence, check_shape
-from reconx_ros.core.registry import BackendInfo, with_entry_points
 from reconx_ros.diffusion.config import DiffusionConfig
 
 
@@ -112,44 +111,3 @@ class UsesEstimator(Protocol):
     def with_estimator(self, estimator: FrameEstimator) -> ViewGenerator:
         """The same generator with that estimator."""
         ...
-
-
-_BUILTIN = {
-    "warp": BackendInfo(
-        name="warp",
-        target="reconx_ros.diffusion.backends.warp:WarpGenerator",
-        summary="renders the pointmaps with visibility; generates nothing; no weights",
-    ),
-    "reconx": BackendInfo(
-        name="reconx",
-        target="reconx_ros.diffusion.backends.reconx:ReconXGenerator",
-        summary="video model that sees the scene's points (ReconX), by weights from reconx convert or reconx train",
-        modules=("diffusers", "transformers", "safetensors"),
-        extra="models",
-        needs=("weights",),
-        licence_weights="LicenseRef-as-the-converted-weights",
-    ),
-    "diffusers_flf2v_wan": BackendInfo(
-        name="diffusers_flf2v_wan",
-        target="reconx_ros.diffusion.backends.diffusers_flf2v:WanGenerator",
-        summary="Wan 2.1 first-and-last-frame video model from diffusers, by weights that you download",
-        modules=("diffusers", "transformers", "safetensors"),
-        extra="models",
-        needs=("weights",),
-        licence_weights="Apache-2.0",
-    ),
-    "diffusers_flf2v_ltx": BackendInfo(
-        name="diffusers_flf2v_ltx",
-        target="reconx_ros.diffusion.backends.diffusers_flf2v:LtxGenerator",
-        summary="LTX-Video conditioned on first and last frame, from diffusers, by weights that you download",
-        modules=("diffusers", "transformers", "safetensors"),
-        extra="models",
-        needs=("weights",),
-        licence_weights="LicenseRef-LTX-Video-Open-Weights",
-    ),
-}
-
-
-def registry() -> dict[str, BackendInfo]:
-    """All known view generators by name."""
-    return with_entry_points(_BUILTIN, "reconx_ros.diffusion")

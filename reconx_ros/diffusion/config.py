@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconx_ros.core.settings import Settings, setting
+from reconx_ros.core.precision import PRECISIONS
+from reconx_ros.core.registry import sections_field
+from reconx_ros.core.settings import Sections, StageSettings, setting
+from reconx_ros.diffusion.registry import registry
+
+NO_FALLBACK = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig(Settings):
-    """Stage 2: aligned views to a dense view sequence along a path."""
+class DiffusionConfig(StageSettings):
+    """Stage 2: aligned views to a dense view sequence along a path; what generators share, and a section for each."""
 
     backend: str = setting(
         "auto",
@@ -26,18 +31,17 @@ class DiffusionConfig(Settings):
         False, "Let video models be downloaded from the hub; off takes them from the local cache only."
     )
     fallback: str = setting(
-        "none",
-        "What to do when a video model does not fit into memory: none stops with an error, warp warps instead and says "
-        "so in the report.",
-        choices=("none", "warp"),
+        NO_FALLBACK,
+        "What to do when a video model does not fit into memory: none stops with an error; a generator that needs no "
+        "weights, such as warp, runs instead and the report says so.",
     )
     max_memory_gb: float = setting(
         0.0, "Memory that a video model's run may take; 0 takes what is free (reconx).", unit="GB", ge=0.0
     )
     precision: str = setting(
         "auto",
-        "Arithmetic of a video model; auto takes bfloat16 on a GPU, float32 elsewhere.",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        "Arithmetic of a video model; auto takes half precision on a GPU.",
+        choices=PRECISIONS,
     )
     offload: bool = setting(False, "Keep only the part of a video model that is at work on the GPU (needs accelerate).")
     path: str = setting(
@@ -58,26 +62,12 @@ class DiffusionConfig(Settings):
         le=512,
     )
     steps: int = setting(50, "Sampling steps of a video model.", ge=1, le=1000)
-    eta: float = setting(1.0, "Share of the stochastic sampler's noise (reconx); 0 is deterministic.", ge=0.0, le=1.0)
-    image_guidance: float = setting(7.5, "Guidance by the pictures (reconx); 1 switches it off.", ge=0.0)
-    structure_guidance: float = setting(
-        7.5,
-        "Guidance by the scene's points (reconx); another value than image_guidance costs half as much time again.",
-        ge=0.0,
-    )
-    guidance_rescale: float = setting(
-        0.7, "Share by which guidance is brought back to the contrast without it (reconx).", ge=0.0, le=1.0
-    )
     text_guidance: float = setting(5.0, "Guidance by the prompt (diffusers_flf2v_*); 1 switches it off.", ge=0.0)
     prompt: str = setting("", "What the scene is, for video models.")
     negative_prompt: str = setting("", "What the pictures should not be (diffusers_flf2v_*).")
     fps: int = setting(0, "Frames per second that the motion is conditioned on; 0 takes that of the weights.", ge=0)
-    seed: int = setting(0, "Seed of a video model's noise; each clip adds its number.", ge=0)
-    camera_conditioning: bool = setting(
-        True, "Tell the camera path to networks that have a branch for it (reconx); off: pictures and points only."
-    )
-    epipolar_threshold: float = setting(
-        1.5, "Distance from the epipolar line up to which a cell is attended to (reconx).", unit="cells", ge=0.1
+    seed: int = setting(
+        -1, "Seed of a video model's noise, to which each clip adds its number; -1 takes that of `seed`.", ge=-1
     )
     structure_points: int = setting(
         65536, "Points of the scene that the structure tokens are made of (reconx); 0 leaves them out.", ge=0
@@ -109,3 +99,4 @@ class DiffusionConfig(Settings):
         "stage1 looks how well all views agree on one geometry.",
         choices=("renders", "stage1"),
     )
+    sections: Sections = sections_field(registry)

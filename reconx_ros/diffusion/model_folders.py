@@ -10,20 +10,17 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError
+from reconx_ros.core.memory import limit_bytes
+from reconx_ros.core.precision import dtype_from_precision
 from reconx_ros.diffusion.config import DiffusionConfig
+from reconx_ros.diffusion.registry import FOLDED_PIPELINE, registry
 from reconx_ros.weights.cache import ModelCache, module_bytes
 from reconx_ros.weights.resolve import WeightsSource, resolve
 
 INDEX = "model_index.json"
 FOLDED = "patch_parts.json"  # in folders of small models that were trained from scratch
-_FOLDED_CLASS = "FoldedPipeline"
 _SETTING = "diffusion.weights"
 _PIPELINE_FILES = (INDEX, "*/*")  # of a repository: not the single files that lie beside them
-_GENERATORS = (
-    ("reconx", ("ReconXPipeline", _FOLDED_CLASS)),
-    ("diffusers_flf2v_wan", ("WanImageToVideoPipeline",)),
-    ("diffusers_flf2v_ltx", ("LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")),
-)
 
 
 class SizedModel(Protocol):
@@ -52,7 +49,7 @@ def pipeline_class(folder: Path) -> str:
     """
     index = folder / INDEX
     if is_folded(str(folder)):
-        return _FOLDED_CLASS
+        return FOLDED_PIPELINE
     try:
         name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except FileNotFoundError:
@@ -76,7 +73,7 @@ def generator_for(weights: str) -> str | None:
 
 
 def _generator_for(name: str) -> str | None:
-    return next((generator for generator, classes in _GENERATORS if name in classes), None)
+    return next((row.name for row in registry().values() if name in row.runs), None)
 
 
 def checked_source(config: DiffusionConfig, generator: str, cure: str) -> WeightsSource:
@@ -92,7 +89,7 @@ def checked_source(config: DiffusionConfig, generator: str, cure: str) -> Weight
         InvalidInputError: when the folder holds something else.
     """
     source = resolve(config.weights, setting=_SETTING, cure=cure, download=_PIPELINE_FILES if config.download else ())
-    name, wanted = pipeline_class(source.path), dict(_GENERATORS)[generator]
+    name, wanted = pipeline_class(source.path), registry()[generator].runs
     if name not in wanted:
         fitting = _generator_for(name)
         advice = f"take diffusion.backend '{fitting}'" if fitting else "no view generator runs it"
@@ -110,10 +107,10 @@ def resident(
         [source],
         "video model",
         load,
-        dtype=precision_of(config, device),
+        dtype=dtype_from_precision(config.precision, device, parameter="diffusion.precision"),
         device=device,
         size=lambda clips: clips.size_bytes,
-        limit_bytes=int(config.max_memory_gb * 1e9),
+        limit_bytes=limit_bytes(config.max_memory_gb) or 0,
         variant="offloaded" if config.offload else "",
     )
 
@@ -122,20 +119,6 @@ def parts_bytes(pipeline: Any) -> int:
     """Weights of a diffusers pipeline, or of one like it."""
     parts = pipeline.components if hasattr(pipeline, "components") else vars(pipeline)
     return module_bytes(*parts.values())
-
-
-def precision_of(config: DiffusionConfig, device: torch.device) -> torch.dtype:
-    """Type of a video model's numbers.
-
-    Raises:
-        InvalidInputError: for float16 on a CPU.
-    """
-    if config.precision == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if config.precision == "float16" and device.type == "cpu":
-        raise InvalidInputError("diffusion.precision is float16 on a CPU, expected float32 or bfloat16 there")
-    dtype: torch.dtype = getattr(torch, config.precision)
-    return dtype
 
 
 def load_error(source: Path, error: Exception) -> InvalidInputError:

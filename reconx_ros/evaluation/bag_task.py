@@ -41,11 +41,11 @@ def withheld_stamps(stamps_ns: Sequence[int], every: int) -> set[int]:
 def bag_task(
     scene: str, frames: Iterable[Frame], *, keyframes: Mapping[int, int], withheld: set[int], every: int, max_size: int
 ) -> tuple[HeldOutTask, int]:
-    """What the nodes took as keyframes and what was withheld from them; second, withheld frames without a pose.
+    """What the nodes took as keyframes and what was withheld from them; second, withheld images that are no test.
 
     Args:
         scene: name of the bag.
-        frames: all of the bag's frames.
+        frames: all frames of the bag that can be used.
         keyframes: id to stamp in ns, as the node published them.
         withheld: stamps in ns.
         every: as chosen, for the protocol.
@@ -60,19 +60,18 @@ def bag_task(
         raise InvalidInputError(f"{len(wanted & withheld)} withheld images of {scene} reached the nodes, expected none")
     inputs: dict[int, Frame] = {}
     tests: dict[int, Frame] = {}
-    unposed = 0
     for frame in frames:
-        if frame.stamp_ns in withheld and frame.world_from_cam is None:
-            unposed += 1
-        elif frame.stamp_ns in withheld:
+        if frame.world_from_cam is None:
+            continue
+        if frame.stamp_ns in withheld:
             tests[frame.stamp_ns] = shrunken_frame(frame, max_size)
-        elif frame.stamp_ns in wanted and frame.world_from_cam is not None:
+        elif frame.stamp_ns in wanted:
             inputs[frame.stamp_ns] = shrunken_frame(frame, max_size)
     if not tests:
         raise InvalidInputError(f"none of the {len(withheld)} withheld images of {scene} has a pose")
     if len(inputs) < 2:
         raise InvalidInputError(f"{len(inputs)} keyframes of {scene} are among its images, expected 2 or more")
-    return _task(scene, inputs, tests, every, max_size), unposed
+    return _task(scene, inputs, tests, every, max_size), len(withheld) - len(tests)
 
 
 def _task(scene: str, inputs: dict[int, Frame], tests: dict[int, Frame], every: int, max_size: int) -> HeldOutTask:

@@ -13,6 +13,7 @@ from reconx_ros.core import SE3, AlignedViews, Frame, GaussianScene, InvalidInpu
 from reconx_ros.evaluation.heldout import HeldOutTask
 from reconx_ros.geometry.rotations import rotations_exp
 from reconx_ros.geometry.umeyama import align_poses
+from reconx_ros.geometry.working_frame import in_single_precision, near_plane
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.corrections import double_pose
@@ -67,10 +68,12 @@ def optimised_pose(
         steps: of Adam.
         job: cancellation.
     """
-    fixed = scene.to(device)
+    near_origin, local_from_world = in_single_precision(scene)
+    fixed = near_origin.to(device)
     truth = frame.rgb().to(device)
     target = SsimTarget.of(truth, torch.ones(truth.shape[:2], dtype=torch.bool, device=device))
-    base = torch.as_tensor(start.matrix, dtype=torch.float32, device=device)
+    local = start if local_from_world is None else local_from_world @ start
+    base = torch.as_tensor(local.matrix, dtype=torch.float32, device=device)
     intrinsics = torch.as_tensor(frame.camera.matrix, dtype=torch.float32, device=device)[None]
     unit = _median_depth(fixed, base)
     turn, move = (torch.zeros(3, device=device, requires_grad=True) for _ in range(2))
@@ -85,7 +88,7 @@ def optimised_pose(
             means=fixed.means, quats_wxyz=fixed.quats_wxyz, scales=fixed.log_scales.exp(),
             opacities=fixed.logit_opacities.sigmoid(), sh=fixed.sh, cam_from_world=_inverse(pose)[None],
             intrinsics=intrinsics, width=frame.camera.width, height=frame.camera.height,
-            antialiased=config.antialiased,
+            antialiased=config.antialiased, near=near_plane(fixed.means),
         )  # fmt: skip
         weight = (picture.alpha[0].detach() >= 0.5).float()
         scale = weight.numel() / weight.sum().clamp_min(1)
@@ -99,7 +102,8 @@ def optimised_pose(
         loss.backward()
         adam.step()
         decay.step()
-    return double_pose(best)
+    found = double_pose(best)
+    return found if local_from_world is None else local_from_world.inverse() @ found
 
 
 def _median_depth(scene: GaussianScene, world_from_cam: torch.Tensor) -> float:

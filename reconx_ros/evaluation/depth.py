@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import numpy as np
 
-from reconx_ros.core import SE3, Frame, PointCloud, PointMap
+from reconx_ros.core import PointMap
 
 
 def sample_nearest(depth_m: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -74,32 +72,3 @@ def ratio_figures(ratios: np.ndarray) -> dict[str, float]:
     figures = {k: statistics[k] for k in ("abs_rel", "median", "within_2pct", "within_5pct")}
     figures |= {f"delta_{k}": float((worse < 1.25**k).mean()) for k in (1, 2, 3)}
     return {"pixels": len(ratios), **figures, "bias": float(np.median(ratios)) - 1}
-
-
-def cloud_depth_errors(
-    cloud: PointCloud, keyframes: Mapping[int, tuple[int, SE3 | None]], frames: Iterable[Frame]
-) -> np.ndarray:
-    """|d - d*| / d* of every point of a cloud, seen from the keyframe that mapped it.
-
-    Args:
-        cloud: world points with keyframe ids.
-        keyframes: id to (stamp in ns, world_from_cam as the mapper used it).
-        frames: images with sensor depth; those whose stamp is a keyframe's are used.
-
-    Returns:
-        [P] errors of the points whose keyframe has a sensor depth there.
-    """
-    by_stamp = {stamp: (i, pose) for i, (stamp, pose) in keyframes.items() if pose is not None}
-    errors = [np.zeros(0)]
-    for frame in frames:
-        if frame.depth_m is None or frame.stamp_ns not in by_stamp:
-            continue
-        keyframe_id, pose = by_stamp[frame.stamp_ns]
-        points = pose.inverse().apply(cloud.points[cloud.keyframe_ids == keyframe_id].astype(np.float64))
-        points = points[points[:, 2] > 1e-6]
-        u = points[:, 0] / points[:, 2] * frame.camera.fx + frame.camera.cx
-        v = points[:, 1] / points[:, 2] * frame.camera.fy + frame.camera.cy
-        truth = sample_nearest(frame.depth_m, u, v)
-        known = np.isfinite(truth)
-        errors.append(np.abs(points[known, 2] - truth[known]) / truth[known])
-    return np.concatenate(errors)

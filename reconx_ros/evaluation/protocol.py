@@ -46,7 +46,7 @@ from reconx_ros.evaluation.scores import load_judge, mean_scores, score_picture
 from reconx_ros.evaluation.sparse import fit_sparse, sparse_points
 from reconx_ros.evaluation.visibility import Observed, observed_masks
 from reconx_ros.pipeline.clouds import pointmap_cloud
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, stages
 from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
 from reconx_ros.pipeline.report import versions
 from reconx_ros.pipeline.selection import choose_device
@@ -64,13 +64,9 @@ Paint = Callable[[int, Frame], tuple[np.ndarray, RenderedView | None]]
 
 
 def seeded(config: ReconxConfig, seed: int) -> ReconxConfig:
-    """The configuration with every seed moved on by ``seed``."""
-    moved = {
-        "seed": config.seed + seed,
-        "pointmap": {"seed": config.pointmap.seed + seed},
-        "diffusion": {"seed": config.diffusion.seed + seed},
-    }
-    return updated(config, moved)
+    """The configuration with every seed moved on by ``seed``; stages without one of their own follow the first."""
+    own = {f"{name}.seed": stage.seed + seed for name, stage in stages(config).items() if stage.seed >= 0}
+    return updated(config, {"seed": config.seed + seed, **own})
 
 
 def evaluate_setting(

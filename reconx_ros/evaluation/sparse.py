@@ -29,7 +29,7 @@ from reconx_ros.core import (
 from reconx_ros.core.settings import updated
 from reconx_ros.geometry.neighbours import nearest_distances
 from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, with_stage_seeds
 from reconx_ros.pointmap.sfm.features import Features, extract
 from reconx_ros.pointmap.sfm.matching import match, symmetric_epipolar_px
 from reconx_ros.pointmap.sfm.problem import BundleProblem, residuals_px
@@ -190,12 +190,12 @@ def fit_sparse(
     }
     settings = updated(config.splatting, plain)
     scene = gaussians_from_points(sparse, config.splatting.sh_degree)
-    job = job or Job(stage="sparse 3DGS")
+    job, seed = job or Job(stage="sparse 3DGS"), with_stage_seeds(config).splatting.seed
     for k in range(_ROUNDS):
-        found = fit(scene, chosen, settings, rasterizer=rasterizer, device=device, job=job, seed=config.seed + k)
-        scene = _densified(found.scene, chosen, settings, rasterizer, device, config.seed + k)
+        found = fit(scene, chosen, settings, rasterizer=rasterizer, device=device, job=job, seed=seed + k)
+        scene = _densified(found.scene, chosen, settings, rasterizer, device, seed + k)
     rest = updated(settings, {"steps": steps - _ROUNDS * settings.steps})
-    return fit(scene, chosen, rest, rasterizer=rasterizer, device=device, job=job, seed=config.seed + _ROUNDS)
+    return fit(scene, chosen, rest, rasterizer=rasterizer, device=device, job=job, seed=seed + _ROUNDS)
 
 
 def _densified(

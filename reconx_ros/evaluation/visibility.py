@@ -143,7 +143,7 @@ def _sensor_view(frame: Frame, depth_m: np.ndarray | None, pose: SE3) -> TrueDep
 
 def _reference_masks(task: HeldOutTask, config: ReconxConfig, job: Job | None) -> list[Observed | None]:
     masks: list[Observed | None] = []
-    settings = updated(config, {"pointmap": {"backend": "multiview", "refine_poses": False}})
+    settings = updated(config, {"pointmap": {"backend": "auto", "refine_poses": False}})
     given = [replace(k.frame, world_from_cam=p) for k, p in zip(task.keyframes, task.truth, strict=True)]
     for start in range(0, len(task.tests), _GROUP):
         group = [task.tests[i] for i in range(start, min(start + _GROUP, len(task.tests)))]

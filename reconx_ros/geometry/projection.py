@@ -54,7 +54,7 @@ def inside_image(uv: torch.Tensor, z: torch.Tensor, camera: PinholeCamera) -> to
     """Mask [...] of projections that lie in front of the camera and on its image."""
     u, v = uv[..., 0], uv[..., 1]
     within = (u >= -0.5) & (u <= camera.width - 0.5) & (v >= -0.5) & (v <= camera.height - 0.5)
-    return within & (z > 1e-6)
+    return within & (z > 0)
 
 
 def pointmap_world(view: PointMap) -> torch.Tensor:

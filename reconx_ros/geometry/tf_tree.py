@@ -230,6 +230,11 @@ class TransformBuffer:
         with self._lock:
             return tuple(sorted({*self._edges, *self._roots}))
 
+    def parents(self) -> dict[str, str]:
+        """Frame to its newest parent, for all frames that have one."""
+        with self._lock:
+            return {child: edge.samples[-1][0] for child, edge in self._edges.items()}
+
     def parent_frame(self, frame: str) -> str | None:
         """The newest parent of a frame; None for a root or an unknown frame."""
         with self._lock:

@@ -19,7 +19,7 @@ from reconx_ros.geometry.warping import RayProjection, ray_projection
 
 _MAX_STEPS = 4
 _SAMPLES_PER_PIXEL = 1.4
-_NEAR = 1e-3
+_NEAR = 1e-3  # depth in the target view over depth in the source view
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,5 +218,5 @@ def _hits(homogeneous: torch.Tensor, inverse: torch.Tensor, camera: PinholeCamer
     z = homogeneous[2] / inverse
     scale = 1 / homogeneous[2].clamp_min(1e-9)
     column, row = (homogeneous[0] * scale).round(), (homogeneous[1] * scale).round()
-    on = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height) & (z > _NEAR)
+    on = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height) & (homogeneous[2] > _NEAR)
     return (row[on] * camera.width + column[on]).long(), z[on]

@@ -1,47 +1,32 @@
-"""Frames out of a ROS 2 bag, without ROS: images, camera_info, depth and transforms put together.
+"""Frames out of a ROS 2 bag, without ROS: its messages go to the ingest of the nodes, at the times of their recording.
 
-Two passes: the first reads transforms and calibrations of the whole bag, so that a frame never waits for its transform;
-the second decodes images. Images with lens distortion are rectified. Depth must be registered to the colour image (the
-``aligned_depth`` or ``depth_registered`` topics of the usual drivers).
+Time is that of the recording: a frame waits for its calibration, depth and transform as long as it would wait in a
+node, and is given or refused for the same reasons. Only static transforms come first, wherever they were recorded; a
+replay through the nodes plays them first, too.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from reconx_ros.core import SE3, Frame, InvalidInputError, ReconxError
-from reconx_ros.geometry.tf_tree import TransformBuffer, TransformError
-from reconx_ros.io.bag_decode import Decoder, decoded_depth, decoded_image, stamp_ns
+from reconx_ros.core import Frame, ReconxError
+from reconx_ros.geometry.tf_tree import TransformBuffer
+from reconx_ros.io.bag_choice import BagTopics
+from reconx_ros.io.bag_decode import Decoder
 from reconx_ros.io.bag_messages import BagMessage
-from reconx_ros.io.bags import BagReader, open_bag
-from reconx_ros.io.rectify import Rectifier, make_rectifier
+from reconx_ros.io.bag_topics import ODOMETRY_TYPE
+from reconx_ros.io.bags import BagReader
+from reconx_ros.io.ingest.camera_input import CameraInput
+from reconx_ros.io.ingest.drops import POSE_REASONS, DropCounter, first_reason, lost_frames
+from reconx_ros.io.ingest.frame_queue import Ingest, Now
+from reconx_ros.io.ingest.settings import IngestSettings
+from reconx_ros.io.ingest.stamped import ns_from_stamp, stamp_on_arrival, take_odometry, take_transforms
 
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
-_TF_TYPE = "tf2_msgs/msg/TFMessage"
-_FOREVER_NS = 1 << 62
-_MAX_WAITING = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class BagTopics:
-    """Which topics make a frame; None where there is none.
-
-    Attributes:
-        image: colour images, raw or compressed.
-        camera_info: their calibration.
-        depth: depth images on the same grid, raw or compressedDepth.
-    """
-
-    image: str
-    camera_info: str
-    depth: str | None = None
+LOOK_S = 0.02
+"""Time between two looks at waiting frames, as the node has it."""
+_MANY = 8  # different sentences about refused messages that are kept
 
 
 @dataclass
@@ -49,238 +34,214 @@ class BagSummary:
     """What happened while frames were read; complete after the last one.
 
     Attributes:
-        topics: what was read.
+        frames_in: images of the bag.
         frames: how many frames were given.
-        without_pose, without_depth: how many of them lack a pose or depth.
-        skipped: how many images could not be decoded.
-        first_errors: the first sentence of each kind of trouble.
+        drops: images that were not used, and those used without depth, by reason.
+        sentences: what was said first of each reason.
+        refused: what was said of transforms that were not taken, and messages that could not be read.
         problem: what could not be read of the bag, as one sentence.
     """
 
-    topics: BagTopics
+    frames_in: int = 0
     frames: int = 0
-    without_pose: int = 0
-    without_depth: int = 0
-    skipped: int = 0
-    first_errors: dict[str, str] = field(default_factory=dict)
+    drops: dict[str, int] = field(default_factory=dict)
+    sentences: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
     problem: str | None = None
-
-    def note(self, kind: str, sentence: str) -> None:
-        """Keep the first sentence of a kind of trouble."""
-        self.first_errors.setdefault(kind, sentence)
 
     def warnings(self) -> tuple[str, ...]:
         """Sentences for a report."""
-        counts = {"pose": self.without_pose, "depth": self.without_depth, "image": self.skipped}
-        told = [f"{counts[kind]} frames: {text}" for kind, text in self.first_errors.items()]
-        return (*([self.problem] if self.problem else []), *told)
+        told = [f"{n} frames: {self.sentences.get(r, r)}" for r, n in lost_frames(self.drops).items()]
+        used = [f"{n} frames are used without their depth: {self.sentences[r]}" for r, n in self.drops.items()
+                if r == "depth_refused"]  # fmt: skip
+        refused = [f"{n} times: {sentence}" for sentence, n in self.refused.items()]
+        return (*([self.problem] if self.problem else []), *told, *used, *refused)
+
+
+def _ignore(sentence: str, now_ns: int) -> None:
+    del sentence, now_ns
 
 
 class BagFrames:
-    """Frames of an open bag, decoded one at a time.
+    """Frames of an open bag, decoded one at a time; each iteration starts over.
 
     Args:
         reader: the bag; stays open as long as frames are read.
-        topics: which topics to use; None finds them (``find_topics``).
-        map_frame: frame that poses refer to; None takes "map", "odom" or "world", whichever is there first, else the
-            root above the camera.
-        use_depth: pair images with depth where there is any.
-        max_depth_offset_ns: largest difference of the stamps of an image and its depth, nanoseconds.
+        topics: which topics to use.
+        settings: the parameters of the nodes.
+        max_size: longer side of the frames, pixels.
+        on_jump: called with a sentence and the new time [ns] when the time jumps back.
 
-    Raises:
-        InvalidInputError: when the bag has no image or no camera_info topic, or the camera cannot be used.
+    Attributes:
+        summary: of the newest iteration.
     """
 
     def __init__(
         self,
         reader: BagReader,
+        topics: BagTopics,
+        settings: IngestSettings,
         *,
-        topics: BagTopics | None = None,
-        map_frame: str | None = None,
-        use_depth: bool = True,
-        max_depth_offset_ns: int = 20_000_000,
+        max_size: int,
+        on_jump: Callable[[str, int], None] = _ignore,
     ) -> None:
         self._reader = reader
-        self._decode = Decoder()
-        topics = topics or find_topics(reader)
-        self.topics = topics if use_depth else replace(topics, depth=None)
-        self.transforms = TransformBuffer(history_ns=_FOREVER_NS)
-        self._map_frame = map_frame
-        self._max_depth_offset_ns = max_depth_offset_ns
-        self._info: Any = None
-        self._scan()
-        self.rectifier = self._make_rectifier()
-        self.summary = BagSummary(topics=self.topics)
+        self.topics = topics
+        self.settings = settings
+        self._max_size = max_size
+        self._on_jump = on_jump
+        self.summary = BagSummary()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames by rising stamp of recording; also updates ``summary``.
+        """Frames in the order in which a node would take them; also updates ``summary``."""
+        run = _Run(self._reader, self.topics, self.settings, self._max_size, self._on_jump)
+        self.summary = run.summary
+        yield from run.frames()
 
-        Frames without a transform at their stamp have no pose; images that cannot be decoded are skipped and counted.
-        """
-        self.summary = BagSummary(topics=self.topics)
-        for image, depth in self._pairs():
-            frame = self._frame(image, depth)
-            if frame is not None:
-                self.summary.frames += 1
-                yield frame
+    def lost(self) -> str:
+        """The first reason why frames of the newest iteration were lost, as one sentence with their number."""
+        sentence = first_reason(self.summary.drops, self.summary.frames_in, self.summary.sentences)
+        return with_missing_poses(sentence, self.summary.drops, self._reader, self.topics, self.settings)
+
+
+def with_missing_poses(
+    sentence: str, drops: dict[str, int], reader: BagReader, topics: BagTopics, settings: IngestSettings
+) -> str:
+    """A sentence about lost frames, and where poses are missing, what the bag lacks or has instead of transforms."""
+    reason = next(iter(lost_frames(drops)), "")
+    if reason not in POSE_REASONS or not sentence:
+        return sentence
+    absent = [name for name, topic in (("/tf", topics.tf), ("/tf_static", topics.tf_static)) if topic is None]
+    if absent:
+        head, _, said = sentence.partition(": ")
+        sentence = f"{head}: the bag holds no {' and no '.join(absent)}" + (f", and {said}" if said else "")
+    if settings.pose_source == "tf" and topics.odometry is not None:
+        sentence += f"; the bag holds {ODOMETRY_TYPE} on {topics.odometry}: ros.pose_source: odometry takes its poses"
+    return sentence
+
+
+class _Run:
+    """One passage through the messages of a bag."""
+
+    def __init__(
+        self,
+        reader: BagReader,
+        topics: BagTopics,
+        settings: IngestSettings,
+        max_size: int,
+        on_jump: Callable[[str, int], None],
+    ) -> None:
+        self._reader, self._topics, self._settings, self._max_size = reader, topics, settings, max_size
+        self._tell_jump = on_jump
+        self._decode = Decoder()
+        self._buffer = TransformBuffer(max_gap_ns=int(settings.max_pose_gap_s * 1e9))
+        self._drops = DropCounter()
+        self._ingest = Ingest(self._buffer, self._drops, self._jumped)
+        self._camera = CameraInput(
+            "", topics.camera_info, topics.depth or "depth", topics.depth_info or "the depth's camera_info"
+        )
+        self._start_ns: int | None = None
+        self._clock_ns = 0
+        self.summary = BagSummary()
+        self._take = self._takers()
+
+    def _takers(self) -> dict[str, Callable[[Any, Now], None]]:
+        """What is done with the messages of each topic."""
+        topics, settings = self._topics, self._settings
+        takers: dict[str | None, Callable[[Any, Now], None]] = {
+            topics.image: self._on_image,
+            topics.camera_info: lambda msg, now: self._camera.lens.put(msg),
+            topics.tf: lambda msg, now: take_transforms(self._buffer, msg, static=False, refused=self._refused),
+            topics.clock: self._on_clock,
+        }
+        if settings.use_depth:
+            takers[topics.depth] = self._on_depth
+            if topics.depth_info != topics.camera_info:
+                takers[topics.depth_info] = lambda msg, now: self._camera.depth_lens.put(msg)
+        if settings.pose_source == "odometry":
+            takers[topics.odometry] = lambda msg, now: take_odometry(self._buffer, msg, self._refused)
+        return {name: take for name, take in takers.items() if name is not None}
+
+    def frames(self) -> Iterator[Frame]:
+        """All of them."""
+        self._take_static()
+        now = Now(steady_s=0.0)
+        for message in self._reader.messages(set(self._take)):
+            upcoming = self._now(message.stamp_ns)
+            yield from self._looks(now, upcoming.steady_s)
+            now = upcoming
+            self._on_message(message, now)
+            yield from self._look(now)
+        yield from self._looks(now, float("inf"))
+        self.summary.drops, self.summary.sentences = self._drops.snapshot(), self._drops.sentences()
         self.summary.problem = self._reader.problem
 
-    def _scan(self) -> None:
-        wanted = {t.name for t in self._reader.topics_of_type(_TF_TYPE)} | {self.topics.camera_info}
-        for message in self._reader.messages(wanted):
-            content = self._decode(message)
-            if message.type == _TF_TYPE:
-                _add_transforms(self.transforms, content, static=message.topic.endswith("tf_static"))
-            elif self._info is None:
-                self._info = content
+    def _take_static(self) -> None:
+        if self._topics.tf_static is None:
+            return
+        for message in self._reader.messages({self._topics.tf_static}):
+            content = self._content(message)
+            if content is not None:
+                take_transforms(self._buffer, content, static=True, refused=self._refused)
 
-    def _make_rectifier(self) -> Rectifier:
-        if self._info is None:
-            raise InvalidInputError(f"topic {self.topics.camera_info} of bag {self._reader.path} has no message")
-        rectified = self.topics.image.split("/image_rect")[0] != self.topics.image
-        info = self._info
-        return make_rectifier(
-            info.width, info.height, info.k, info.distortion_model, info.d, p=info.p if rectified else None
-        )
+    def _now(self, stamp_ns: int) -> Now:
+        if self._start_ns is None:
+            self._start_ns = stamp_ns
+        ros_ns = stamp_ns if self._topics.clock is None else self._clock_ns
+        return Now(steady_s=(stamp_ns - self._start_ns) / 1e9, ros_ns=ros_ns, simulated=True)
 
-    def _pairs(self) -> Iterator[tuple[BagMessage, BagMessage | None]]:
-        """Images, each with the depth nearest in time. Both are compared by the stamps in their headers."""
-        names = {self.topics.image} | ({self.topics.depth} if self.topics.depth else set())
-        images: deque[tuple[int, BagMessage]] = deque()
-        depths: deque[tuple[int, BagMessage]] = deque()
-        for message in self._reader.messages(names):
-            (images if message.topic == self.topics.image else depths).append((stamp_ns(message), message))
-            while images and (self.topics.depth is None or self._is_due(images[0][0], depths, len(images))):
-                yield self._paired(images.popleft(), depths)
-        while images:
-            yield self._paired(images.popleft(), depths)
+    def _looks(self, now: Now, until_s: float) -> Iterator[Frame]:
+        """Looks at waiting frames until a time, or until none waits any more."""
+        while self._ingest.waiting and now.steady_s + LOOK_S < until_s:
+            now = Now(steady_s=now.steady_s + LOOK_S, ros_ns=now.ros_ns + int(LOOK_S * 1e9), simulated=True)
+            yield from self._look(now)
 
-    def _is_due(self, stamp: int, depths: deque[tuple[int, BagMessage]], waiting: int) -> bool:
-        return waiting > _MAX_WAITING or (bool(depths) and depths[-1][0] >= stamp)
+    def _look(self, now: Now) -> Iterator[Frame]:
+        for frame, _ in self._ingest.take_ready(self._settings, self._max_size, now):
+            self.summary.frames += 1
+            yield frame
 
-    def _paired(
-        self, image: tuple[int, BagMessage], depths: deque[tuple[int, BagMessage]]
-    ) -> tuple[BagMessage, BagMessage | None]:
-        while len(depths) > 1 and abs(depths[1][0] - image[0]) <= abs(depths[0][0] - image[0]):
-            depths.popleft()
-        near = depths and abs(depths[0][0] - image[0]) <= self._max_depth_offset_ns
-        return image[1], depths[0][1] if near else None
+    def _on_message(self, message: BagMessage, now: Now) -> None:
+        self.summary.frames_in += message.topic == self._topics.image
+        content = self._content(message)
+        if content is not None:
+            self._take[message.topic](content, now)
+        elif message.topic == self._topics.image:
+            self._drops.add("bad_image")
 
-    def _frame(self, image: BagMessage, depth: BagMessage | None) -> Frame | None:
+    def _content(self, message: BagMessage) -> Any:
+        """The message; None where it cannot be read, which is told."""
         try:
-            content = self._decode(image)
-            rgb = self.rectifier.image(decoded_image(content, image.topic), f"image of {image.topic}")
+            return self._decode(message)
         except ReconxError as err:
-            self.summary.skipped += 1
-            self.summary.note("image", str(err))
-            return None
-        stamp = stamp_ns(image)
-        return Frame(
-            rgb_u8=rgb,
-            camera=self.rectifier.camera,
-            stamp_ns=stamp,
-            world_from_cam=self._pose(content.header.frame_id, stamp),
-            depth_m=self._depth(depth, content.header.frame_id),
-        )
-
-    def _depth(self, message: BagMessage | None, optical_frame: str) -> np.ndarray | None:
-        if self.topics.depth is None:
-            return None
-        try:
-            if message is None:
-                raise InvalidInputError(f"no depth of {self.topics.depth} lies near the stamp of the image")
-            content = self._decode(message)
-            if content.header.frame_id != optical_frame:
-                where = f"frame '{content.header.frame_id}', expected '{optical_frame}': use the registered depth topic"
-                raise InvalidInputError(f"depth of {message.topic} is in {where}")
-            return self.rectifier.depth(decoded_depth(content, message.topic), f"depth of {message.topic}")
-        except ReconxError as err:
-            self.summary.without_depth += 1
-            self.summary.note("depth", str(err))
+            self._refused(str(err))
             return None
 
-    def _pose(self, optical_frame: str, stamp: int) -> SE3 | None:
-        try:
-            return self.transforms.lookup(self._map(optical_frame), optical_frame, stamp)
-        except TransformError as err:
-            self.summary.without_pose += 1
-            self.summary.note("pose", str(err))
-            return None
+    def _on_image(self, msg: Any, now: Now) -> None:
+        self._stamp_if_zero(msg, now)
+        self._ingest.put(self._camera, msg, now.steady_s, self._settings.queue_size)
 
-    def _map(self, optical_frame: str) -> str:
-        if self._map_frame is not None:
-            return self._map_frame
-        known = self.transforms.frames()
-        usual = [name for name in ("map", "odom", "world") if name in known]
-        if usual:
-            return usual[0]
-        root = optical_frame
-        while (parent := self.transforms.parent_frame(root)) is not None:
-            root = parent
-        return root
+    def _on_depth(self, msg: Any, now: Now) -> None:
+        self._stamp_if_zero(msg, now)
+        self._camera.put_depth(msg)
 
+    def _stamp_if_zero(self, msg: Any, now: Now) -> None:
+        if self._settings.zero_stamps == "arrival":
+            stamp_on_arrival(msg, now.ros_ns)
 
-def read_bag_frames(path: Path | str, **options: Any) -> tuple[list[Frame], BagSummary]:
-    """All frames of a bag at once, and what happened; options as ``BagFrames``.
+    def _on_clock(self, msg: Any, now: Now) -> None:
+        before, self._clock_ns = self._clock_ns, ns_from_stamp(msg.clock)
+        if self._clock_ns < before:
+            self._jumped(f"the clock jumped back by {(before - self._clock_ns) / 1e9:.3f} s", self._clock_ns)
 
-    Raises:
-        StorageError, InvalidInputError: as ``open_bag`` and ``BagFrames``.
-    """
-    with open_bag(path) as reader:
-        frames = BagFrames(reader, **options)
-        return list(frames), frames.summary
+    def _jumped(self, sentence: str, now_ns: int) -> None:
+        """What belongs to the former time is forgotten, as in the node."""
+        self._buffer.clear()
+        self._ingest.clear("time_jump")
+        self._camera.start_over()
+        self._tell_jump(sentence, now_ns)
 
-
-def find_topics(reader: BagReader) -> BagTopics:
-    """The topics of the first colour camera: an image topic that is not depth, with a camera_info beside it.
-
-    Raises:
-        InvalidInputError: when there is no such pair; the message names what the bag holds.
-    """
-    images = [t.name for t in reader.topics_of_type(*IMAGE_TYPES)]
-    infos = [t.name for t in reader.topics_of_type(_INFO_TYPE)]
-    colour = [name for name in images if not _is_depth(name)]
-    depth = [name for name in images if _is_depth(name)]
-    for name in sorted(colour, key=_colour_rank):
-        info = _beside(name, infos)
-        if info is not None:
-            return BagTopics(image=name, camera_info=info, depth=min(depth, key=_depth_rank) if depth else None)
-    held = ", ".join(sorted(reader.topics)) or "none"
-    raise InvalidInputError(
-        f"bag {reader.path} has no image topic with a camera_info beside it, its topics are: {held}"
-    )
-
-
-def _is_depth(name: str) -> bool:
-    return "depth" in name.lower() or "disparity" in name.lower()
-
-
-def _colour_rank(name: str) -> tuple[bool, bool, str]:
-    lower = name.lower()
-    return "color" not in lower and "rgb" not in lower and "image" not in lower, "infra" in lower, name
-
-
-def _depth_rank(name: str) -> tuple[bool, str]:
-    return "aligned" not in name and "registered" not in name, name
-
-
-def _beside(image: str, infos: list[str]) -> str | None:
-    """The camera_info in the nearest enclosing namespace of an image topic, not that of a depth camera."""
-    folder = image.rpartition("/")[0]
-    while True:
-        if f"{folder}/camera_info" in infos:
-            return f"{folder}/camera_info"
-        if not folder:
-            return None
-        folder = folder.rpartition("/")[0]
-
-
-def _add_transforms(buffer: TransformBuffer, content: Any, *, static: bool) -> None:
-    for item in content.transforms:
-        t, q = item.transform.translation, item.transform.rotation
-        stamp = item.header.stamp.sec * 1_000_000_000 + item.header.stamp.nanosec
-        try:
-            pose = SE3.from_quaternion_xyzw(np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w]))
-            buffer.set_transform(item.header.frame_id, item.child_frame_id, stamp, pose, static=static)
-        except ReconxError:
-            continue  # tf2 drops transforms with NaN, zero quaternions or missing names, too
+    def _refused(self, sentence: str) -> None:
+        refused = self.summary.refused
+        if sentence in refused or len(refused) < _MANY:
+            refused[sentence] = refused.get(sentence, 0) + 1

@@ -55,6 +55,10 @@ class SalvagedMcap:
         except OSError as err:
             raise StorageError(f"bag {self._path} cannot be read: {err.strerror or err}") from err
 
+    def ends_ns(self) -> tuple[int, int] | None:
+        """When the first and the last readable message were recorded."""
+        return ends_ns(self.messages(None))
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -90,6 +94,10 @@ class SalvagedSqlite:
             if name and (topics is None or name in topics):
                 yield BagMessage(topic=name, type=kind, stamp_ns=stamp_ns, data=bytes(data))
 
+    def ends_ns(self) -> tuple[int, int] | None:
+        """When the first and the last readable message were recorded."""
+        return ends_ns(self.messages(None))
+
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
@@ -100,6 +108,12 @@ class SalvagedSqlite:
         query = "SELECT topic_id, timestamp, data FROM messages NOT INDEXED ORDER BY id"
         with contextlib.suppress(sqlite3.Error):
             yield from self._connection.execute(query)
+
+
+def ends_ns(messages: Iterator[BagMessage]) -> tuple[int, int] | None:
+    """Earliest and latest time of recording; None without a message."""
+    stamps = [message.stamp_ns for message in messages]
+    return (min(stamps), max(stamps)) if stamps else None
 
 
 def partial_page_bytes(path: Path) -> int:

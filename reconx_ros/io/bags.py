@@ -2,7 +2,7 @@
 
 A robot whose power was cut leaves a bag without its end. Such a bag yields everything that can still be read, in time
 order, and ``BagReader.problem`` then says in one sentence what is missing. A bag that cannot be read at all is an
-error.
+error. Nothing is ever written beside a bag: what SQLite left in a journal (``.db3-wal``) is settled in a copy.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ class Storage(Protocol):
 
     def messages(self, topics: Collection[str] | None) -> Iterator[BagMessage]:
         """Messages in time order; ``problem`` is set when they end early."""
+        ...
+
+    def ends_ns(self) -> tuple[int, int] | None:
+        """When the first and the last message were recorded; None without a message."""
         ...
 
     def close(self) -> None:
@@ -77,9 +81,10 @@ class BagReader:
                 if not too_early and (stop_ns is None or message.stamp_ns < stop_ns):
                     yield message
 
-    def topics_of_type(self, *types: str) -> list[BagTopic]:
-        """Topics of the given message types, in order of their names."""
-        return [self.topics[name] for name in sorted(self.topics) if self.topics[name].type in types]
+    def span_ns(self) -> int:
+        """Time between the first and the last message, nanoseconds; 0 for fewer than two."""
+        ends = [end for storage in self._storages if (end := storage.ends_ns()) is not None]
+        return max(last for _, last in ends) - min(first for first, _ in ends) if ends else 0
 
     def close(self) -> None:
         """Release the files."""
@@ -104,10 +109,14 @@ def open_bag(path: Path | str) -> BagReader:
         StorageError: when it is missing, or no part of it can be read.
         InvalidInputError: when it is not a ROS 2 bag.
     """
+    from reconx_ros.io.bag_journal import has_journal
+
     path = Path(path)
     if not path.exists():
         raise StorageError(f"bag {path} does not exist")
     files = _storage_files(path)
+    if any(has_journal(file) for file in files):  # metadata.yaml, if any, does not count what is in there
+        return BagReader(path, [_open_file(file) for file in files])
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         problem = f"bag {path} has no metadata.yaml, as after a recording that was cut off; its files are read directly"
         return BagReader(path, [_open_file(file) for file in files], problem)
@@ -159,6 +168,9 @@ class _WholeBag:
             count += 1
             yield BagMessage(topic=connection.topic, type=connection.msgtype, stamp_ns=stamp_ns, data=bytes(data))
 
+    def ends_ns(self) -> tuple[int, int] | None:
+        return (self._reader.start_time, self._reader.end_time - 1) if self._reader.message_count else None
+
     def close(self) -> None:
         if self._reader.is_open:
             self._reader.close()
@@ -166,6 +178,12 @@ class _WholeBag:
 
 def _open_file(path: Path) -> Storage:
     """One storage file: whole where possible, else what is left of it."""
+    from reconx_ros.io.bag_journal import SettledBag, has_journal
+
+    return SettledBag(path, _open_plain_file) if has_journal(path) else _open_plain_file(path)
+
+
+def _open_plain_file(path: Path) -> Storage:
     from reconx_ros.io.bag_salvage import SalvagedMcap, SalvagedSqlite
 
     try:

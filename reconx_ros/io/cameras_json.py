@@ -15,7 +15,7 @@ poses are chosen does not change the camera.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,9 @@ import numpy as np
 
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, ReconxError
 from reconx_ros.io.images import read_bytes
+from reconx_ros.io.plausible import check_unique
 from reconx_ros.io.scene_views import SceneSplit
+from reconx_ros.io.text import decoded_text, slashed
 
 _PINHOLE_MODELS = frozenset({"pinhole", "simple_pinhole", "opencv_pinhole", "perspective"})
 POSE_KEYS = ("c2w", "c2w_dataset")
@@ -107,11 +109,11 @@ def load_json(path: Path) -> dict[str, Any]:
         InvalidInputError: when it is not a JSON object.
     """
     try:
-        document = json.loads(read_bytes(path).decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as err:
+        document = json.loads(decoded_text(read_bytes(path)))
+    except json.JSONDecodeError as err:
         raise InvalidInputError(f"file {path} is not valid JSON: {err}") from err
     if not isinstance(document, dict):
-        raise InvalidInputError(f"file {path} holds a {type(document).__name__}, expected an object with 'images'")
+        raise InvalidInputError(f"file {path} holds a {type(document).__name__}, expected an object")
     return document
 
 
@@ -123,26 +125,28 @@ def image_entries(document: dict[str, Any], root: Path) -> list[dict[str, Any]]:
     """
     entries = document.get("images")
     if not isinstance(entries, list) or not entries:
-        raise InvalidInputError(f"cameras.json of scene {root} lists no images, expected at least one under 'images'")
+        raise InvalidInputError(
+            f"cameras.json of scene {root} lists no images, expected at least one under 'images' (the file of another "
+            "program? --format colmap, photos and others read what lies beside it)"
+        )
     for k, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
             raise InvalidInputError(f"image {k} in cameras.json of scene {root} has no 'file', expected a path")
-    return entries
+    check_unique((slashed(entry["file"]) for entry in entries), f"cameras.json of scene {root}")
+    return [{**entry, "file": slashed(entry["file"])} for entry in entries]
 
 
-def choose_entries(entries: list[dict[str, Any]], names: Sequence[str] | None, root: Path) -> list[dict[str, Any]]:
-    """The entries with certain names, in the names' order; all where ``names`` is None.
+def is_foreign(path: Path) -> bool:
+    """Whether a cameras.json is another program's (3DGS, OpenDroneMap): sound JSON that is no object with ``images``.
 
     Raises:
-        InvalidInputError: for a name without an entry.
+        StorageError: when it cannot be read.
     """
-    if names is None:
-        return entries
-    by_name = {entry["file"]: entry for entry in entries}
-    missing = [name for name in names if name not in by_name]
-    if missing:
-        raise InvalidInputError(f"scene {root} has no image '{missing[0]}', expected one like '{entries[0]['file']}'")
-    return [by_name[name] for name in names]
+    try:
+        document = json.loads(decoded_text(read_bytes(path)))
+    except json.JSONDecodeError:
+        return False
+    return not (isinstance(document, dict) and "images" in document)
 
 
 def parse_splits(document: dict[str, Any], root: Path) -> dict[str, SceneSplit]:
@@ -154,7 +158,7 @@ def parse_splits(document: dict[str, Any], root: Path) -> dict[str, SceneSplit]:
     splits = document.get("suggested_splits") or {}
     try:
         return {
-            str(key): SceneSplit(inputs=tuple(split["inputs"]), test=tuple(split["test"]))
+            str(key): SceneSplit(inputs=tuple(map(slashed, split["inputs"])), test=tuple(map(slashed, split["test"])))
             for key, split in splits.items()
         }
     except (AttributeError, KeyError, TypeError) as err:

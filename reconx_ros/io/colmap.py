@@ -19,6 +19,8 @@ from reconx_ros.core.transforms import rotation_from_quaternion_wxyz
 from reconx_ros.io.colmap_points import ColmapPoints
 from reconx_ros.io.images import read_bytes
 from reconx_ros.io.lens import Lens
+from reconx_ros.io.plausible import check_unique
+from reconx_ros.io.text import decoded_text, slashed
 
 _FILES = ("cameras", "images", "points3D")
 _LATER_FILES = ("rigs", "frames")  # COLMAP 3.12 and later add these; older models do without
@@ -97,7 +99,7 @@ def write_colmap(
 
 def _check_names(views: Sequence[ColmapView], binary: bool) -> None:
     names = [view.name for view in views]
-    distorted = [view.name for view in views if any(view.distortion)]
+    distorted = [view.name for view in views if not view.lens.is_pinhole]
     if distorted:
         raise InvalidInputError(f"picture '{distorted[0]}' has distortion, expected undistorted views to write")
     for name in names:
@@ -203,6 +205,8 @@ def _views(path: Path, cameras: dict[int, Lens], images: Iterator[_Image]) -> li
             raise InvalidInputError(
                 f"{path} names camera {camera} for '{name}', expected one of {sorted(cameras)[:10]}"
             )
+        if number in views:
+            raise InvalidInputError(f"{path} has picture number {number} twice, expected each number once")
         try:
             rotation = rotation_from_quaternion_wxyz(np.array(pose[:4]))
             cam_from_world = SE3(rotation=rotation, translation=np.array(pose[4:]))
@@ -212,10 +216,11 @@ def _views(path: Path, cameras: dict[int, Lens], images: Iterator[_Image]) -> li
         views[number] = ColmapView(
             camera=lens.camera,
             world_from_cam=cam_from_world.inverse(),
-            name=name,
+            name=slashed(name),
             distortion_model=lens.model,
             distortion=lens.coefficients,
         )
+    check_unique([view.name for view in views.values()], f"{path}")
     return [views[number] for number in sorted(views)]
 
 
@@ -236,7 +241,8 @@ def _camera(path: Path, model: str, size: tuple[int, int], values: Sequence[floa
         camera = PinholeCamera.from_corner_origin(*size, fx, fy, cx, cy)
     except ReconxError as error:
         raise InvalidInputError(f"{path}: {error}") from error
-    return Lens(camera=camera, model=distortion, coefficients=padded) if any(coefficients) else Lens(camera=camera)
+    lens = Lens(camera=camera, model=distortion, coefficients=padded)
+    return Lens(camera=camera) if lens.is_pinhole else lens
 
 
 class _Reader:
@@ -319,10 +325,25 @@ def _text_images(path: Path, data: bytes) -> Iterator[_Image]:
             raise InvalidInputError(
                 f"{path} has the line {line!r}, expected ID QW QX QY QZ TX TY TZ CAMERA NAME"
             ) from None
-        next(lines, None)
+        _check_points(path, name, next(lines, ""))
         yield number, pose, camera, name
+
+
+def _check_points(path: Path, name: str, line: str) -> None:
+    """Refuse a line that holds no points: where such lines were removed, every second picture would be lost."""
+    words = line.split()
+    try:
+        [float(word) for word in words]
+        are_points = len(words) % 3 == 0
+    except ValueError:
+        are_points = False
+    if not are_points:
+        raise InvalidInputError(
+            f"{path}: the line of points of picture {name} has {len(words)} words and ends in '{words[-1]}', expected "
+            "X Y POINT3D_ID triples or an empty line after each picture"
+        )
 
 
 def _lines(data: bytes) -> list[str]:
     """Lines that are no comment."""
-    return [line for line in data.decode("utf-8", "replace").splitlines() if not line.lstrip().startswith("#")]
+    return [line for line in decoded_text(data).splitlines() if not line.lstrip().startswith("#")]

@@ -6,6 +6,8 @@ Depth is float32 metres with 0 where nothing was seen; outside it is a 16-bit PN
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import re
 import struct
 from pathlib import Path
@@ -16,8 +18,10 @@ from reconx_ros.core import InvalidInputError, StorageError, check_shape
 from reconx_ros.core.files import write_bytes
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})  # of phones; read where pillow-heif is installed
+HEIF_CURE = "pip install pillow-heif reads them"
 MILLIMETRE = 0.001
-_MAX_U16 = 65535
+_NO_DEPTH = 65535  # what sensors write for unknown, besides 0
 _DEPTH_HEADER = struct.Struct("<iff")  # format, quantisation A, quantisation B
 
 
@@ -27,11 +31,17 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         StorageError: when the folder cannot be listed.
     """
+    suffixes = IMAGE_SUFFIXES | HEIF_SUFFIXES if heif_is_readable() else IMAGE_SUFFIXES
     try:
-        files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+        files = [f for f in folder.iterdir() if f.suffix.lower() in suffixes and not f.name.startswith(".")]
     except OSError as err:
         raise StorageError(f"folder {folder} cannot be listed: {err.strerror}") from err
     return sorted(files, key=natural_order)
+
+
+def heif_is_readable() -> bool:
+    """Whether pillow-heif is installed, which reads HEIC files."""
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:
@@ -50,7 +60,22 @@ def read_image(path: Path | str, *, as_stored: bool = False) -> np.ndarray:
         StorageError: when the file is missing or cannot be read.
         InvalidInputError: when it is not an image.
     """
+    if Path(path).suffix.lower() in HEIF_SUFFIXES:
+        return _decoded_heif(read_bytes(path), f"image {path}")
     return decode_image(read_bytes(path), f"image {path}", as_stored=as_stored)
+
+
+def _decoded_heif(data: bytes, name: str) -> np.ndarray:
+    """RGB of a HEIC file, whose decoder turns it as it was held."""
+    if not heif_is_readable():
+        raise InvalidInputError(f"{name} is a HEIC file, expected another format or pillow-heif: {HEIF_CURE}")
+    import pillow_heif
+
+    try:
+        picture = pillow_heif.read_heif(io.BytesIO(data), convert_hdr_to_8bit=True).to_pillow().convert("RGB")
+    except (ValueError, EOFError, RuntimeError, SyntaxError, OSError) as err:
+        raise InvalidInputError(f"{name} cannot be decoded, expected a complete HEIC file: {err}") from None
+    return np.ascontiguousarray(np.asarray(picture, np.uint8))
 
 
 def write_image(path: Path | str, rgb_u8: np.ndarray, *, jpeg_quality: int = 95) -> None:
@@ -100,6 +125,17 @@ def decode_image(data: bytes | memoryview | np.ndarray, name: str = "image", *, 
     return np.ascontiguousarray(_decoded(data, flags, name)[..., ::-1])  # BGR -> RGB
 
 
+def decode_stored(data: bytes | memoryview | np.ndarray, name: str = "image") -> np.ndarray:
+    """Encoded image bytes as they are stored: [H, W] or [H, W, C] uint8 or uint16, colours BGR or BGRA, EXIF ignored.
+
+    Raises:
+        InvalidInputError: when the bytes are not an image; ``name`` says which.
+    """
+    import cv2
+
+    return _decoded(data, cv2.IMREAD_UNCHANGED, name)
+
+
 def encode_jpeg(rgb_u8: np.ndarray, quality: int = 92) -> bytes:
     """RGB [H, W, 3] uint8 as JPEG, colour at full resolution: halving it costs fine textures several dB.
 
@@ -133,19 +169,20 @@ def encode_depth_png(depth_m: np.ndarray, unit_m: float = MILLIMETRE) -> bytes:
     """
     check_shape("depth", depth_m, "H", "W")
     units = np.rint(np.nan_to_num(depth_m, nan=0.0, posinf=0.0, neginf=0.0) / _checked_unit(unit_m))
-    fits = (units > 0) & (units <= _MAX_U16)
+    fits = (units > 0) & (units < _NO_DEPTH)
     return _encoded(".png", np.where(fits, units, 0).astype(np.uint16), [])
 
 
 def decode_depth_png(
     data: bytes | memoryview | np.ndarray, unit_m: float = MILLIMETRE, name: str = "depth"
 ) -> np.ndarray:
-    """16-bit PNG bytes as depth [H, W] float32 metres, 0 where nothing was seen.
+    """16-bit PNG bytes as depth [H, W] float32 metres, 0 where nothing was seen (0 and 65535 in the file).
 
     Raises:
         InvalidInputError: when the bytes are not an image of one 16-bit channel.
     """
-    return _decoded_u16(data, name).astype(np.float32) * np.float32(_checked_unit(unit_m))
+    steps = _decoded_u16(data, name)
+    return np.where(steps == _NO_DEPTH, 0, steps).astype(np.float32) * np.float32(_checked_unit(unit_m))
 
 
 def decode_compressed_depth(data: bytes | memoryview | np.ndarray, encoding: str, name: str = "depth") -> np.ndarray:

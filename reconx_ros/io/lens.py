@@ -24,6 +24,11 @@ class Lens:
     model: str = ""
     coefficients: tuple[float, ...] = ()
 
+    @property
+    def is_pinhole(self) -> bool:
+        """Whether nothing is bent. A fisheye whose coefficients are all 0 is none: its radius is f times the angle."""
+        return self.model != "equidistant" and not any(self.coefficients)
+
     def scaled_to(self, width: int, height: int, name: str) -> Lens:
         """The calibration of a picture that was shrunk or enlarged as a whole; ``name`` begins the error.
 
@@ -44,6 +49,6 @@ class Lens:
         Raises:
             InvalidInputError: for a distortion that leaves no pinhole view.
         """
-        if not any(self.coefficients):
+        if self.is_pinhole:
             return Rectifier(camera=self.camera, changes=False)
         return make_rectifier(*self.camera.size, self.camera.matrix.ravel(), self.model, self.coefficients)

@@ -5,7 +5,9 @@ Written files are binary little endian and appear complete or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,13 +22,16 @@ _SIZED_NAMES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32"
 _TYPES = dict(zip((*_NAMES.values(), *_SIZED_NAMES), (*_KINDS, *_KINDS), strict=True))
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
 _MAX_HEADER_BYTES = 1 << 16
-_CLOUD_DTYPE = np.dtype(
-    [
-        *((n, "<f4") for n in "xyz"),
-        *((n, "u1") for n in ("red", "green", "blue")),
-        *(("confidence", "<f4"), ("provenance", "u1"), ("keyframe_id", "<u4")),
-    ]
-)
+
+
+def _cloud_dtype(position: str) -> np.dtype:
+    return np.dtype(
+        [
+            *((n, position) for n in "xyz"),
+            *((n, "u1") for n in ("red", "green", "blue")),
+            *(("confidence", "<f4"), ("provenance", "u1"), ("keyframe_id", "<u4")),
+        ]
+    )
 
 
 def write_ply(path: Path, vertices: np.ndarray, comments: Iterable[str] = ()) -> None:
@@ -61,48 +66,83 @@ def _packed(dtype: np.dtype) -> np.dtype:
     return np.dtype(fields)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlyFile:
+    """What a PLY file holds.
+
+    Attributes:
+        comments: lines of the header, without the word itself.
+        elements: those asked for, by name: structured arrays [P] with the file's own property names, little endian.
+    """
+
+    comments: tuple[str, ...]
+    elements: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Element:
+    """A table as the header describes it: ``properties`` are the words behind "property"."""
+
+    name: str
+    count: int
+    properties: tuple[tuple[str, ...], ...]
+
+    @property
+    def has_lists(self) -> bool:
+        return any(words[:1] == ("list",) for words in self.properties)
+
+
 def read_ply(path: Path) -> np.ndarray:
-    """Read the vertices of a PLY file (ASCII or binary; other elements are skipped).
+    """Read the vertices of a PLY file (ASCII or binary; other elements, before or behind them, are skipped).
 
     Returns:
         [P] structured array with the file's own property names, little endian.
 
     Raises:
+        StorageError, InvalidInputError: as ``read_ply_file``.
+    """
+    return read_ply_file(path).elements["vertex"]
+
+
+def read_ply_file(path: Path, others: Sequence[str] = ()) -> PlyFile:
+    """Read the vertices of a PLY file and, where it has them, other elements by name.
+
+    Raises:
         StorageError: when the file cannot be opened, or ends too early.
-        InvalidInputError: when it is not a PLY file, or has properties that cannot be read.
+        InvalidInputError: when it is not a PLY file, has no vertices, or has properties that cannot be read.
     """
     try:
         with path.open("rb") as file:
-            order, count, dtype = _read_header(path, file)
+            lines = _header_lines(path, file)
             body = file.read()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    if order == "=":
-        return _parse_ascii(path, body, count, dtype)
-    if len(body) < count * dtype.itemsize:
-        wanted = count * dtype.itemsize
-        raise StorageError(f"{path} is truncated: {len(body)} bytes, expected {wanted} for {count} vertices")
-    return np.frombuffer(body, dtype, count).astype(_packed(dtype), copy=False)
-
-
-def _read_header(path: Path, file: BinaryIO) -> tuple[str, int, np.dtype]:
-    """(byte order, count of vertices, their type); leaves the file at the first vertex."""
-    lines = _header_lines(path, file)
     words = [line.split() for line in lines]
     formats = [w[1] for w in words if len(w) == 3 and w[0] == "format"]
     if len(formats) != 1 or formats[0] not in _ORDERS:
         raise InvalidInputError(f"{path} has PLY format {formats or None}, expected one of {', '.join(_ORDERS)}")
-    elements = [i for i, w in enumerate(words) if w[:1] == ["element"]]
-    if not elements or words[elements[0]][1:2] != ["vertex"] or len(words[elements[0]]) != 3:
-        raise InvalidInputError(f"{path} does not begin with 'element vertex COUNT', expected vertices first")
-    count = words[elements[0]][2]
-    if not count.isdigit():
-        raise InvalidInputError(f"{path} has {count!r} vertices, expected a whole number")
-    end = elements[1] if len(elements) > 1 else len(words)
-    properties = [w for w in words[elements[0] + 1 : end] if w[:1] == ["property"]]
-    if not properties:
-        raise InvalidInputError(f"{path} has vertices without properties, expected at least one property")
-    return _ORDERS[formats[0]], int(count), _dtype_from_properties(path, properties, _ORDERS[formats[0]])
+    comments = tuple(line.strip()[len("comment") :].strip() for line in lines if line.split()[:1] == ["comment"])
+    read = _ascii_elements if formats[0] == "ascii" else _binary_elements
+    return PlyFile(
+        comments=comments, elements=read(path, body, _elements(path, words), {"vertex", *others}, _ORDERS[formats[0]])
+    )
+
+
+def _elements(path: Path, words: Sequence[Sequence[str]]) -> list[_Element]:
+    """The tables of a header; there are vertices among them."""
+    starts = [i for i, w in enumerate(words) if w[:1] == ["element"]]
+    found = []
+    for start, end in pairwise([*starts, len(words)]):
+        name, count = (*words[start][1:3], "", "")[:2]
+        if not count.isdigit():
+            raise InvalidInputError(f"{path} has {count!r} of element '{name}', expected a whole number")
+        rows = tuple(tuple(w[1:]) for w in words[start:end] if w[:1] == ["property"])
+        if not rows:
+            raise InvalidInputError(f"{path} has element '{name}' without properties, expected at least one property")
+        found.append(_Element(name=name, count=int(count), properties=rows))
+    if "vertex" not in [element.name for element in found]:
+        raise InvalidInputError(f"{path} has no 'element vertex COUNT', expected vertices")
+    return found
 
 
 def _header_lines(path: Path, file: BinaryIO) -> list[str]:
@@ -121,30 +161,87 @@ def _header_lines(path: Path, file: BinaryIO) -> list[str]:
     raise InvalidInputError(f"{path} has no line 'end_header', expected a complete PLY header")
 
 
-def _dtype_from_properties(path: Path, properties: list[list[str]], order: str) -> np.dtype:
+def _dtype_of(path: Path, element: _Element, order: str) -> np.dtype:
     fields = []
-    for words in properties:
-        if len(words) != 3 or words[1] not in _TYPES:
-            raise InvalidInputError(f"{path} has the vertex property {' '.join(words[1:])!r}, expected 'TYPE NAME'")
-        fields.append((words[2], order + _TYPES[words[1]]))
+    for words in element.properties:
+        if len(words) != 2 or words[0] not in _TYPES:
+            raise InvalidInputError(f"{path} has the {element.name} property {' '.join(words)!r}, expected 'TYPE NAME'")
+        fields.append((words[1], order + _TYPES[words[0]]))
     names = [name for name, _ in fields]
     if len(set(names)) != len(names):
-        raise InvalidInputError(f"{path} names a vertex property twice, expected {', '.join(sorted(set(names)))} once")
+        raise InvalidInputError(
+            f"{path} names a {element.name} property twice, expected {', '.join(sorted(set(names)))} once"
+        )
     return np.dtype(fields)
 
 
-def _parse_ascii(path: Path, body: bytes, count: int, dtype: np.dtype) -> np.ndarray:
-    names = dtype.names or ()
+def _binary_elements(
+    path: Path, body: bytes, elements: Sequence[_Element], wanted: set[str], order: str
+) -> dict[str, np.ndarray]:
+    found, at = {}, 0
+    last = max(i for i, element in enumerate(elements) if element.name in wanted)
+    for element in elements[: last + 1]:
+        if element.has_lists and element.name not in wanted:
+            at = _behind_lists(path, body, at, element, order)
+            continue
+        dtype = _dtype_of(path, element, order)
+        size = element.count * dtype.itemsize
+        if len(body) - at < size:
+            raise StorageError(
+                f"{path} is truncated: {len(body) - at} bytes, expected {size} for {element.count} of '{element.name}'"
+            )
+        if element.name in wanted:
+            table = np.frombuffer(body, dtype, element.count, at)
+            found[element.name] = table.astype(_packed(dtype), copy=False)
+        at += size
+    return found
+
+
+def _behind_lists(path: Path, body: bytes, at: int, element: _Element, order: str) -> int:
+    """Where the next element begins: rows with lists have no common length."""
+    for _ in range(element.count):
+        for words in element.properties:
+            kinds = [np.dtype(order + _TYPES[w]) for w in words[:-1] if w in _TYPES]
+            if len(kinds) != len(words[:-1]) - (words[0] == "list"):
+                raise InvalidInputError(
+                    f"{path} has the {element.name} property {' '.join(words)!r}, expected 'TYPE NAME'"
+                )
+            if words[0] != "list":
+                at += kinds[0].itemsize
+                continue
+            if at + kinds[0].itemsize > len(body):
+                raise StorageError(f"{path} is truncated: it ends in element '{element.name}'")
+            length = int(np.frombuffer(body, kinds[0], 1, at)[0])
+            at += kinds[0].itemsize + length * kinds[1].itemsize
+    return at
+
+
+def _ascii_elements(
+    path: Path, body: bytes, elements: Sequence[_Element], wanted: set[str], order: str
+) -> dict[str, np.ndarray]:
+    """A row is a line."""
+    found, at = {}, 0
+    lines = body.splitlines()
+    for element in elements:
+        if element.name in wanted:
+            rows = lines[at : at + element.count]
+            found[element.name] = _parse_ascii(path, b"\n".join(rows), element, _dtype_of(path, element, order))
+        at += element.count
+    return found
+
+
+def _parse_ascii(path: Path, body: bytes, element: _Element, dtype: np.dtype) -> np.ndarray:
+    names, count = dtype.names or (), element.count
     wanted = count * len(names)
     words = body.split(maxsplit=min(wanted, len(body)))[:wanted]
     if len(words) < wanted:
-        raise StorageError(f"{path} is truncated: {len(words)} values, expected {wanted} for {count} vertices")
+        raise StorageError(f"{path} is truncated: {len(words)} values, expected {wanted} for {count} of {element.name}")
     table = np.empty(count, _packed(dtype))
     try:
         for i, name in enumerate(names):
             table[name] = np.array(words[i :: len(names)], dtype="S").astype(np.float64)
     except (ValueError, OverflowError):
-        raise InvalidInputError(f"{path} has a vertex value that is no number, expected numbers") from None
+        raise InvalidInputError(f"{path} has a {element.name} value that is no number, expected numbers") from None
     return table
 
 
@@ -158,10 +255,12 @@ def require_fields(path: Path, vertices: np.ndarray, names: Iterable[str]) -> No
 def write_point_cloud_ply(path: Path, cloud: PointCloud) -> None:
     """Write x y z (world), red green blue, confidence, provenance (values of Provenance), keyframe_id.
 
+    x, y and z are float, or double for a cloud in double precision, which lies far from the origin.
+
     Raises:
         StorageError: when the file cannot be written.
     """
-    table = np.empty(len(cloud), _CLOUD_DTYPE)
+    table = np.empty(len(cloud), _cloud_dtype("<f8" if cloud.points.dtype == np.float64 else "<f4"))
     for i, name in enumerate("xyz"):
         table[name] = cloud.points[:, i]
     for i, name in enumerate(("red", "green", "blue")):
@@ -182,8 +281,9 @@ def read_point_cloud_ply(path: Path) -> PointCloud:
     """
     table = read_ply(path)
     require_fields(path, table, ("x", "y", "z", "red", "green", "blue"))
+    position = np.float64 if table.dtype["x"] == np.float64 else np.float32
     return PointCloud(
-        points=np.stack([table[n] for n in "xyz"], axis=-1).astype(np.float32),
+        points=np.stack([table[n] for n in "xyz"], axis=-1).astype(position),
         rgb_u8=np.stack([table[n] for n in ("red", "green", "blue")], axis=-1).astype(np.uint8),
         **kind_columns(path, table),
     )

@@ -1,9 +1,10 @@
 """From a lens with distortion to an ideal pinhole camera: the numbers of a ROS CameraInfo, without ROS.
 
 Distortion models are those of ``sensor_msgs/distortion_models.hpp``: ``plumb_bob`` (k1 k2 p1 p2 [k3]),
-``rational_polynomial`` (k1 k2 p1 p2 k3 k4 k5 k6, up to OpenCV's 14) and ``equidistant`` (k1..k4, fisheye). The pinhole
-camera chosen shows only pixels that the lens saw, so that no black border is ever taken for an observation, and no ray
-farther than 60 degrees from the axis, where a pinhole image would be stretched beyond use.
+``rational_polynomial`` (k1 k2 p1 p2 k3 k4 k5 k6, up to OpenCV's 14) and ``equidistant`` (k1..k4, fisheye: without
+coefficients r = f theta). Trailing zeros beyond a model's own count are accepted. The pinhole camera chosen shows only
+pixels that the lens saw, so that no black border is ever taken for an observation, and no ray farther than 60 degrees
+from the axis, where a pinhole image would be stretched beyond use.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 from reconx_ros.core import InvalidInputError, PinholeCamera
 
-_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (4, 5, 8, 12, 14), "equidistant": (4,)}
+_FISHEYE = "equidistant"
 _ALIASES = {"fisheye": "equidistant", "kannala_brandt": "equidistant", "radtan": "plumb_bob", "none": "", "pinhole": ""}
 _MAX_TANGENT = 3.0**0.5  # 60 degrees from the optical axis
 _MAX_ZOOM_OUT = 4.0
@@ -83,7 +85,7 @@ def make_rectifier(
         width, height: image size in pixels.
         k: intrinsic matrix, 9 numbers row-major (pixel (0, 0) is the centre of the first pixel).
         distortion_model: as in CameraInfo; may be empty when ``d`` is empty or zero.
-        d: distortion coefficients.
+        d: distortion coefficients; those of a fisheye may be 0 or left out, which leaves an ideal fisheye.
         p: projection matrix, 12 numbers row-major, given only when the images are rectified already (``image_rect``):
             then its left 3x3 part is the camera and k and d are ignored.
 
@@ -97,10 +99,15 @@ def make_rectifier(
     matrix = _matrix("camera matrix K", k, 3, 3)
     camera = _pinhole(width, height, matrix, "K")
     coefficients = np.asarray(d, dtype=np.float64).reshape(-1)
-    model = _checked_model(distortion_model, coefficients)
-    if not model or not coefficients.any():
+    model, coefficients = _checked_model(distortion_model, coefficients)
+    if not model:
         return Rectifier(camera=camera, changes=False)
     return _undistorting(camera, model, coefficients)
+
+
+def is_fisheye(distortion_model: str) -> bool:
+    """Whether a distortion model is that of a fisheye, which bends straight lines even without coefficients."""
+    return _ALIASES.get(distortion_model.lower(), distortion_model.lower()) == _FISHEYE
 
 
 def _undistorting(camera: PinholeCamera, model: str, coefficients: np.ndarray) -> Rectifier:
@@ -205,16 +212,24 @@ def _matrix(name: str, values: Sequence[float] | np.ndarray, rows: int, columns:
     return array.reshape(rows, columns)
 
 
-def _checked_model(name: str, coefficients: np.ndarray) -> str:
+def _checked_model(name: str, given: np.ndarray) -> tuple[str, np.ndarray]:
+    """The model, empty where nothing is bent, and as many coefficients as it has."""
+    if not np.isfinite(given).all():
+        raise InvalidInputError(f"camera_info distortion is {given.tolist()}, expected finite numbers")
     model = _ALIASES.get(name.lower(), name.lower())
-    if not np.isfinite(coefficients).all():
-        raise InvalidInputError(f"camera_info distortion is {coefficients.tolist()}, expected finite numbers")
-    if not coefficients.any():
-        return model if model in _COEFFICIENTS else ""
+    if not given.any():
+        return (model, np.zeros(4)) if model == _FISHEYE else ("", given)
     if model not in _COEFFICIENTS:
         known = ", ".join(_COEFFICIENTS)
         raise InvalidInputError(f"camera_info distortion model is '{name}', expected one of {known}")
-    if coefficients.size not in _COEFFICIENTS[model]:
-        wanted = " or ".join(str(n) for n in _COEFFICIENTS[model])
-        raise InvalidInputError(f"camera_info has {coefficients.size} {model} coefficients, expected {wanted}")
-    return model
+    counts = _COEFFICIENTS[model]
+    if given.size in counts:
+        return model, given
+    own = np.trim_zeros(given, "b")
+    if given.size < counts[0] or own.size > counts[-1]:
+        wanted = " or ".join(str(n) for n in counts)
+        raise InvalidInputError(
+            f"camera_info has {given.size} {model} coefficients, expected {wanted}, or zeros beyond: {given.tolist()}"
+        )
+    count = next(n for n in counts if n >= own.size)
+    return model, np.pad(given, (0, max(0, count - given.size)))[:count]

@@ -12,7 +12,7 @@ from typing import overload
 
 import numpy as np
 
-from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, StorageError
+from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera
 
 _KEPT_BYTES = 256 << 20  # of decoded pictures, per scene
 
@@ -115,6 +115,8 @@ class Scene:
         pose_source: where the poses come from, in words; None where nothing says so.
         splits: few-view splits by number of inputs ("2", "3", ...), suggested or defined by the data set.
         notes: what was left out or assumed, a sentence each.
+        coarse_positions: whether positions are to be doubted: the file keeps them, far from the origin, as rotated
+            coordinates, where the rounding of a rotation moves a camera.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Scene:
     pose_source: str | None = None
     splits: Mapping[str, SceneSplit] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    coarse_positions: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -186,17 +189,14 @@ def spread(names: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int))
 
 
-def check_files(views: Sequence[SceneView], root: Path) -> None:
-    """Refuse a scene whose files are not all there.
-
-    Raises:
-        StorageError: naming the first file that is missing, and how many are.
-    """
-    files = [path for view in views for path in (view.image_file, view.depth_file) if path is not None]
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        others = f", like {len(missing) - 1} other files of scene {root}" if len(missing) > 1 else ""
-        raise StorageError(f"file {missing[0]} cannot be read: it is not there{others}")
+def without_lost_depth(scene: Scene) -> Scene:
+    """The scene; views whose depth map is not there have none, which a note counts."""
+    lost = [v.depth_file for v in scene.views if v.depth_file is not None and not v.depth_file.is_file()]
+    if not lost:
+        return scene
+    views = tuple(replace(view, depth_file=None) if view.depth_file in set(lost) else view for view in scene.views)
+    what = f"{len(lost)} depth maps are" if len(lost) > 1 else "1 depth map is"
+    return replace(scene, views=views, notes=(*scene.notes, f"{what} not there, such as {lost[0]}"))
 
 
 def _size_bytes(frame: Frame) -> int:

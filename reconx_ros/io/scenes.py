@@ -21,11 +21,13 @@ from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.io.cameras_json import POSE_KEYS
 from reconx_ros.io.covering import covering_camera, covering_crop
 from reconx_ros.io.images import write_depth, write_image
+from reconx_ros.io.plausible import check_camera, check_one_file_each, check_unique
 from reconx_ros.io.readers.base import Request
 from reconx_ros.io.readers.chunks import INDEX_CROP, video_keys
 from reconx_ros.io.readers.layouts import layout_from_folder
-from reconx_ros.io.readers.scene_folder import camera_from_fov
-from reconx_ros.io.scene_views import Scene, SceneSplit, SceneView, check_files
+from reconx_ros.io.readers.photos import camera_from_fov
+from reconx_ros.io.readers.scene_folder import CAMERAS_FILE
+from reconx_ros.io.scene_views import Scene, SceneSplit, SceneView, without_lost_depth
 
 __all__ = [
     "Scene",
@@ -73,9 +75,11 @@ def read_scene(
             does; None crops to 256x256 where there is an index file, and else not at all.
 
     Raises:
-        StorageError: when the folder or a file is missing or cannot be read.
+        StorageError: when the folder or a file is missing or cannot be read; listed pictures and depth maps whose file
+            is not there are left out, and counted in the scene's notes, as long as one picture is there.
         InvalidInputError: when the folder has no known layout, or something in it cannot be used: broken JSON, an
-            unknown camera model, a pose that is not finite. Reading a frame raises the same for a picture or depth map
+            unknown camera model, a pose that is not finite or mirrored, intrinsics of another picture size, one file
+            under two names. Reading a frame raises the same for a picture or depth map
             that cannot be decoded or has another size than expected.
     """
     root = Path(folder)
@@ -94,8 +98,11 @@ def read_scene(
         index=None if index is None else Path(index),
         drop_leaked=drop_leaked,
     )
-    scene = layout.read(request)
-    check_files(scene.views, root)
+    scene = without_lost_depth(layout.read(request))
+    _check(scene)
+    if layout.name != "reconx" and (root / CAMERAS_FILE).is_file():
+        note = f"{CAMERAS_FILE} is not read: it is another program's, or another layout was asked for"
+        scene = replace(scene, notes=(*scene.notes, note))
     if crop is None and index is not None:
         crop = INDEX_CROP
     if crop is not None:
@@ -117,6 +124,14 @@ def read_split(folder: Path | str, name: str, **options: Any) -> tuple[Scene, Sc
         raise InvalidInputError(f"scene {folder} has no split '{name}', expected one of {known}")
     split = scene.splits[name]
     return scene.select(split.inputs), scene.select(split.test)
+
+
+def _check(scene: Scene) -> None:
+    """What no reader may let through, whichever layout it reads."""
+    check_unique(scene.names, f"scene {scene.root}")
+    check_one_file_each(((view.name, view.image_file) for view in scene.views), f"scene {scene.root}")
+    for view in scene.views:
+        check_camera(view.camera, f"image {view.name} of scene {scene.root}")
 
 
 def _check_index(root: Path, layout: str, index: Path | str | None, video: str | None) -> None:

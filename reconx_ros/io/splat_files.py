@@ -1,12 +1,14 @@
 """Gaussian scenes in the two small formats of web viewers: ``.splat`` and ``.spz``.
 
 Both lose precision, and both leave out provenance and confidence: keep ``scene.ply`` beside them. World axes stay as
-they are in ``scene.ply``, which public programs take as x right, y down, z forward.
+they are in ``scene.ply``, which public programs take as x right, y down, z forward. A scene far from the origin is
+written about its own centre, and one of small or large units to ``.spz`` in another power of ten; the log says so.
 """
 
 from __future__ import annotations
 
 import gzip
+import logging
 import struct
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 
 from reconx_ros.core import GaussianScene, InvalidInputError, check_finite
 from reconx_ros.core.files import write_bytes
+from reconx_ros.geometry.working_frame import in_single_precision
 
 _SH_C0 = 0.28209479177387814
 _SPLAT_DTYPE = np.dtype([("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rotation_wxyz", "u1", 4)])
@@ -22,6 +25,9 @@ _SPZ_MAGIC, _SPZ_VERSION, _SPZ_ANTIALIASED = 0x5053474E, 2, 1
 _SPZ_COLOR_SCALE = 0.15
 _SPZ_MAX_FRACTION_BITS = 12  # a quarter of a millimetre in a metric world
 _SPZ_MAX_POSITION = (1 << 23) - 1
+_SPZ_LOG_SCALES = (-8.5, 4.5)  # typical ones; the format cuts off at -10 and 5.9
+_SPZ_USUAL_LOG_SCALE = -4.6  # a standard deviation of 0.01
+_log = logging.getLogger(__name__)
 # Whether each harmonic of degree 1 to 3 changes its sign where y and z do, in the order of 3DGS.
 _SPZ_SH_SIGNS = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
 
@@ -41,7 +47,7 @@ def write_splat(path: Path, scene: GaussianScene) -> None:
         InvalidInputError: for a scene with NaN or infinity, or a quaternion of length 0.
         StorageError: when the file cannot be written; an older one is then untouched.
     """
-    arrays = _arrays(scene)
+    arrays = _arrays(path, scene)
     opacity = _sigmoid(arrays["logit_opacities"])
     table = np.empty(len(scene), _SPLAT_DTYPE)
     table["position"], table["scale"] = arrays["means"], np.exp(arrays["log_scales"].clip(-80, 80))
@@ -70,7 +76,7 @@ def write_spz(path: Path, scene: GaussianScene, *, antialiased: bool = False) ->
             units.
         StorageError: when the file cannot be written; an older one is then untouched.
     """
-    arrays = _arrays(scene)
+    arrays = _in_fitting_unit(path, _arrays(path, scene))
     bits = _fraction_bits(arrays["means"])
     flags = _SPZ_ANTIALIASED if antialiased else 0
     header = struct.pack("<IIIBBBB", _SPZ_MAGIC, _SPZ_VERSION, len(scene), scene.sh_degree, bits, flags, 0)
@@ -105,8 +111,30 @@ def _fraction_bits(means: np.ndarray) -> int:
     )
 
 
-def _arrays(scene: GaussianScene) -> dict[str, np.ndarray]:
-    """The parameters as float32, finite, with unit quaternions."""
+def _in_fitting_unit(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same Gaussians, enlarged or shrunk by a power of ten where the format's steps would not hold their sizes."""
+    if not len(arrays["means"]):
+        return arrays
+    typical = float(np.median(arrays["log_scales"]))
+    if _SPZ_LOG_SCALES[0] < typical < _SPZ_LOG_SCALES[1]:
+        return arrays
+    room = np.log10(_SPZ_MAX_POSITION / max(float(np.abs(arrays["means"]).max()), 1e-30))
+    power = round(min((_SPZ_USUAL_LOG_SCALE - typical) / np.log(10), np.floor(room)))
+    _log.warning("%s is written in units of 1e%d of the scene's", path, -power)
+    return {
+        **arrays,
+        "means": arrays["means"] * np.float64(10) ** power,
+        "log_scales": arrays["log_scales"] + np.float32(power * np.log(10)),
+    }
+
+
+def _arrays(path: Path, scene: GaussianScene) -> dict[str, np.ndarray]:
+    """The parameters as float32, finite, with unit quaternions; about the scene's centre where the origin is far."""
+    scene, local_from_world = in_single_precision(scene)
+    if local_from_world is not None:
+        _log.warning(
+            "%s is about its own centre: add %s to its positions", path, (-local_from_world.translation).tolist()
+        )
     arrays = {}
     for name in ("means", "quats_wxyz", "log_scales", "logit_opacities", "sh"):
         arrays[name] = getattr(scene, name).detach().to("cpu", torch.float32).numpy()

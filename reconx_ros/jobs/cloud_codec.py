@@ -1,7 +1,8 @@
 """A cloud as few bytes for a slow link: columns, planes of bytes, zlib. Lossless, needs no ROS.
 
 Layout of ``Reconstruct.action``'s ``cloud_packed``: magic, uint32 point count, then zlib data of the columns in
-``_COLUMNS``, each split into its planes of bytes, so that bytes that resemble each other lie together.
+``_COLUMNS``, each split into its planes of bytes, so that bytes that resemble each other lie together. Positions in
+double precision have a magic of their own.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ import numpy as np
 
 from reconx_ros.core import InvalidInputError, PointCloud, check_provenance
 
-MAGIC = b"RXC1"
+MAGIC, MAGIC_DOUBLE = b"RXC1", b"RXC2"
 MAX_POINTS = 100_000_000
 _LEVEL = 1  # higher levels gain a hundredth and take thrice the time
-_COLUMNS = ("<f4", "<f4", "<f4", "<f4", "<u4", "u1", "u1", "u1", "u1")
-_POINT_BYTES = sum(np.dtype(kind).itemsize for kind in _COLUMNS)
+_COLUMNS = {
+    MAGIC: ("<f4", "<f4", "<f4", "<f4", "<u4", "u1", "u1", "u1", "u1"),
+    MAGIC_DOUBLE: ("<f8", "<f8", "<f8", "<f4", "<u4", "u1", "u1", "u1", "u1"),
+}
 
 
 def packed_cloud(cloud: PointCloud) -> bytes:
     """The cloud as bytes."""
     columns = (*cloud.points.T, cloud.confidence, cloud.keyframe_ids, *cloud.rgb_u8.T, cloud.provenance)
-    planes = b"".join(_planes(column, kind) for column, kind in zip(columns, _COLUMNS, strict=True))
-    return MAGIC + struct.pack("<I", len(cloud)) + zlib.compress(planes, _LEVEL)
+    magic = MAGIC_DOUBLE if cloud.points.dtype == np.float64 else MAGIC
+    planes = b"".join(_planes(column, kind) for column, kind in zip(columns, _COLUMNS[magic], strict=True))
+    return magic + struct.pack("<I", len(cloud)) + zlib.compress(planes, _LEVEL)
 
 
 def unpacked_cloud(data: Any) -> PointCloud:
@@ -36,14 +40,15 @@ def unpacked_cloud(data: Any) -> PointCloud:
             provenance.
     """
     raw = bytes(data)
-    if raw[:4] != MAGIC or len(raw) < 8:
+    kinds = _COLUMNS.get(raw[:4])
+    if kinds is None or len(raw) < 8:
         raise InvalidInputError(f"packed cloud of {len(raw)} bytes starts with {raw[:4].hex()}, expected {MAGIC.hex()}")
     (count,) = struct.unpack("<I", raw[4:8])
     if count > MAX_POINTS:
         raise InvalidInputError(f"packed cloud announces {count} points, expected at most {MAX_POINTS}")
-    planes = np.frombuffer(_inflated(raw[8:], count * _POINT_BYTES), np.uint8)
+    planes = np.frombuffer(_inflated(raw[8:], count * sum(np.dtype(kind).itemsize for kind in kinds)), np.uint8)
     columns, start = [], 0
-    for kind in _COLUMNS:
+    for kind in kinds:
         end = start + count * np.dtype(kind).itemsize
         columns.append(_column(planes[start:end], kind))
         start = end

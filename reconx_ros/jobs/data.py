@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reconx_ros.core import SE3, Frame, InvalidInputError, Keyframe, PinholeCamera, PointCloud
+from reconx_ros.io.guards import announced_size, safe_rgb
 from reconx_ros.io.images import encode_depth_png, encode_jpeg
-from reconx_ros.jobs.encoding import DEPTH_UNIT, announced_size, safe_depth_png, safe_rgb
+from reconx_ros.jobs.encoding import DEPTH_UNIT, safe_depth_png
 
 MAX_KEYFRAMES = 1024
 

@@ -38,6 +38,7 @@ from reconx_ros.core import (
     StorageError,
 )
 from reconx_ros.core.job import Picture
+from reconx_ros.core.memory import is_out_of_memory
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import DrawnView, ErrorCode, JobOutcome
 from reconx_ros.jobs.reconstruct import Draw, JobOutput, Reconstructions, loaded_scene, overall_fraction
@@ -57,8 +58,6 @@ _CODES = (
 
 def outcome_from_error(error: BaseException) -> JobOutcome:
     """The outcome of a job that raised: its code and one sentence."""
-    from reconx_ros.core.memory import is_out_of_memory  # loads torch, which the server's node does without
-
     if is_out_of_memory(error):
         return JobOutcome.failure(ErrorCode.OUT_OF_MEMORY, f"the memory was not enough: {_first_line(error)}")
     for kind, code in _CODES:

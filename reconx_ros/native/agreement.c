@@ -75,7 +75,7 @@ INLINE void ask(const reconx_agreement_call *c, const reconx_witness *w, vf u, v
     const vf one = v_set(1), zero = v_set(0);
     point there = moved(w->other_from_view, p);
     vf scale = 1.0f / not_zero(there.z), s = there.x * scale * w->fx + w->cx, t = there.y * scale * w->fy + w->cy;
-    vm seen = m_and(m_and(usable, v_lt(v_set(1e-6f), there.z)), m_and(v_le(v_set(-0.5f), s), v_le(v_set(-0.5f), t)));
+    vm seen = m_and(m_and(usable, v_lt(v_set(0.0f), there.z)), m_and(v_le(v_set(-0.5f), s), v_le(v_set(-0.5f), t)));
     seen = m_and(seen, m_and(v_le(s, v_set((float)w->width - 0.5f)), v_le(t, v_set((float)w->height - 0.5f))));
     if (!m_any(seen)) return;
     vf found = depth_at(w, s, t);

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from reconx_ros.core import AlignedViews, PointCloud, PointMap, Provenance, SequenceView, ViewSequence
+from reconx_ros.core import (
+    AlignedViews,
+    PointCloud,
+    PointMap,
+    Provenance,
+    ReconstructionError,
+    SequenceView,
+    ViewSequence,
+)
 from reconx_ros.geometry.projection import backproject, pointmap_world, transform_points
 
 
@@ -18,6 +26,44 @@ def _view_cloud(view: PointMap, min_confidence: float) -> PointCloud:
     mask = view.valid & (view.confidence >= min_confidence)
     return _cloud(
         pointmap_world(view)[mask], view.rgb[mask], view.confidence[mask], view.provenance[mask], view.keyframe_id
+    )
+
+
+_CAUSES = (
+    "poses or intrinsics that are not those of the pictures (another axis convention, world-to-camera for "
+    "camera-to-world, another picture size)",
+    "pictures that show too little in common",
+    "surfaces without texture, or blurred, moving or mirroring ones",
+)
+
+
+_LEAST_SHARE = 0.005  # what is 0 % in a report
+
+
+def confident_share(views: AlignedViews, min_confidence: float) -> float:
+    """Share in [0, 1] of pixels that have a depth of at least this confidence, the mean of all views."""
+    shares = [float((v.valid & (v.confidence >= min_confidence)).float().mean()) for v in views.views]
+    return float(np.mean(shares))
+
+
+def require_confident(views: AlignedViews, min_confidence: float, *, given_poses: bool) -> None:
+    """Refuse geometry of which no pixel is sure: a result without points would pass for one.
+
+    Args:
+        views: stage 1's result.
+        min_confidence: from which a pixel counts.
+        given_poses: whether poses came with the pictures, which then are the likeliest cause.
+
+    Raises:
+        ReconstructionError: naming the likeliest causes in their order.
+    """
+    share = confident_share(views, min_confidence)
+    if share >= _LEAST_SHARE:
+        return
+    causes = "; ".join(f"{k}) {cause}" for k, cause in enumerate(_CAUSES if given_poses else _CAUSES[1:], 1))
+    raise ReconstructionError(
+        f"{100 * share:.2g} % of the pixels of {len(views.views)} views have a depth of confidence {min_confidence:g}, "
+        f"expected at least {100 * _LEAST_SHARE:g} %; the likeliest causes: {causes}"
     )
 
 

@@ -1,11 +1,14 @@
-"""The one configuration tree: node, server, command line and documentation all read it from here."""
+"""The one configuration tree: node, server, command line and documentation all read it from here.
+
+``node`` says which node reads a setting: the robot's, the server, or both. A section says it for all that is in it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from reconx_ros.core import BY_TRUST
-from reconx_ros.core.settings import Settings, section, setting
+from reconx_ros.core.settings import Settings, StageSettings, entries, section, setting, updated
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.splatting.config import SplattingConfig
@@ -47,7 +50,7 @@ class CoverageConfig(Settings):
     grid_height: int = setting(24, "Rows of the coarse image grid.", ge=2, le=512)
     recent_views: int = setting(8, "Views whose mean coverage decides.", ge=1, le=256, dynamic=True)
     min_confidence: float = setting(
-        0.5, "Confidence from which a point explains what is seen.", ge=0.0, le=1.0, dynamic=True
+        0.5, "Confidence from which a point explains what is seen.", ge=0.0, le=1.0, dynamic=True, node="both"
     )
     max_angle_deg: float = setting(
         40.0,
@@ -74,7 +77,9 @@ class CoverageConfig(Settings):
 class OutputConfig(Settings):
     """What is published and written."""
 
-    min_confidence: float = setting(0.5, "Confidence from which a point is exported.", ge=0.0, le=1.0, dynamic=True)
+    min_confidence: float = setting(
+        0.5, "Confidence from which a point is exported.", ge=0.0, le=1.0, dynamic=True, node="both"
+    )
     kinds: tuple[str, ...] = setting(
         ("observed",),
         "How the place of a point may be known for the cloud to hold it: measured, guessed where a camera saw it, made "
@@ -86,7 +91,7 @@ class OutputConfig(Settings):
     voxel_size: float = setting(
         0.0, "Edge of the voxels the cloud is thinned to; 0 keeps every point.", unit="world unit", ge=0.0, dynamic=True
     )
-    max_points: int = setting(1000000, "Upper bound on the points of the cloud.", ge=1, dynamic=True)
+    max_points: int = setting(1000000, "Upper bound on the points of the cloud.", ge=1, dynamic=True, node="both")
     downsampled_voxel_size: float = setting(
         0.05,
         "Least edge of the voxels that the cloud on points_downsampled is thinned to.",
@@ -105,9 +110,13 @@ class OutputConfig(Settings):
         True,
         "Paint the pixels of pictures that the map leaves empty with the colours around them; their provenance stays "
         "NONE, their depth and confidence 0.",
+        dynamic=True,
+        node="server",
     )
-    novel_views: int = setting(12, "Pictures rendered along the path.", ge=0, le=512)
-    novel_view_size: int = setting(320, "Longer side of the rendered pictures.", unit="px", ge=16, le=4096)
+    novel_views: int = setting(12, "Pictures rendered along the path.", ge=0, le=512, node="both")
+    novel_view_size: int = setting(
+        320, "Longer side of the rendered pictures.", unit="px", ge=16, le=4096, dynamic=True, node="server"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +180,7 @@ class RosConfig(Settings):
         dynamic=True,
     )
     result_timeout_s: int = setting(
-        60, "How long the server keeps a finished result for a robot that lost the link.", unit="s", ge=1
+        60, "How long the server keeps a finished result for a robot that lost the link.", unit="s", ge=1, node="server"
     )
     compress_cloud: bool = setting(
         False, "Let the server compress the cloud for the way to the robot: for a slow link.", dynamic=True
@@ -179,20 +188,37 @@ class RosConfig(Settings):
     retry_s: float = setting(
         2.0, "First wait before a failed job is tried again; doubles up to a minute.", unit="s", ge=0.05, dynamic=True
     )
-    autostart: bool = setting(True, "Configure and activate at start instead of waiting for a lifecycle manager.")
+    autostart: bool = setting(
+        True, "Configure and activate at start instead of waiting for a lifecycle manager.", node="both"
+    )
     jpeg_quality: int = setting(92, "Quality of the keyframe images sent to the server.", ge=1, le=100, dynamic=True)
     output_dir: str = setting(
-        "", "Folder in which the server writes results, and the node its maps; empty takes a temporary one."
+        "",
+        "Folder in which the server writes results, and the node its maps; empty takes a temporary one.",
+        node="both",
     )
-    keep_results: int = setting(20, "Result folders that the server keeps; the oldest of its own are removed.", ge=1)
+    keep_results: int = setting(
+        20, "Result folders that the server keeps; the oldest of its own are removed.", ge=1, node="server"
+    )
     worker_nice: int = setting(
-        5, "Niceness of the server's worker process: higher leaves more time to other nodes.", ge=0, le=19
+        5,
+        "Niceness of the server's worker process: higher leaves more time to other nodes.",
+        ge=0,
+        le=19,
+        node="server",
     )
     worker_target: str = setting(
-        "", "Function that runs a job in the worker process, as module:function; empty takes the reconstruction itself."
+        "",
+        "Function that runs a job in the worker process, as module:function; empty takes the reconstruction itself.",
+        node="server",
     )
     cancel_timeout_s: float = setting(
-        10.0, "Time a cancelled job has to stop before its worker process is ended.", unit="s", ge=0.1, dynamic=True
+        10.0,
+        "Time a cancelled job has to stop before its worker process is ended.",
+        unit="s",
+        ge=0.1,
+        dynamic=True,
+        node="server",
     )
 
 
@@ -200,12 +226,29 @@ class RosConfig(Settings):
 class ReconxConfig(Settings):
     """Everything that can be configured."""
 
-    device: str = setting("auto", "Where torch computes: auto, cpu, cuda or cuda:N.")
-    seed: int = setting(0, "Seed of every random choice.", ge=0)
-    keyframes: KeyframeConfig = section(KeyframeConfig, "Which frames are kept.")
-    coverage: CoverageConfig = section(CoverageConfig, "When to reconstruct.")
-    pointmap: PointmapConfig = section(PointmapConfig, "Stage 1, geometry.")
-    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, in-between views.")
-    splatting: SplattingConfig = section(SplattingConfig, "Stage 3, Gaussians.")
-    output: OutputConfig = section(OutputConfig, "What is published and written.")
-    ros: RosConfig = section(RosConfig, "Topics, frames and timing of the nodes.")
+    device: str = setting("auto", "Where torch computes: auto, cpu, cuda or cuda:N.", dynamic=True, node="server")
+    seed: int = setting(
+        0,
+        "Seed of every random choice, of each stage that has no seed of its own.",
+        ge=0,
+        dynamic=True,
+        node="server",
+    )
+    keyframes: KeyframeConfig = section(KeyframeConfig, "Which frames are kept.", node="robot")
+    coverage: CoverageConfig = section(CoverageConfig, "When to reconstruct.", node="robot")
+    pointmap: PointmapConfig = section(PointmapConfig, "Stage 1, geometry.", node="server", dynamic=True)
+    diffusion: DiffusionConfig = section(DiffusionConfig, "Stage 2, in-between views.", node="server", dynamic=True)
+    splatting: SplattingConfig = section(SplattingConfig, "Stage 3, Gaussians.", node="server", dynamic=True)
+    output: OutputConfig = section(OutputConfig, "What is published and written.", node="robot")
+    ros: RosConfig = section(RosConfig, "Topics, frames and timing of the nodes.", node="robot")
+
+
+def stages(config: ReconxConfig) -> dict[str, StageSettings]:
+    """The stages' settings by name."""
+    return {name: value for name, value, _ in entries(config) if isinstance(value, StageSettings)}
+
+
+def with_stage_seeds(config: ReconxConfig) -> ReconxConfig:
+    """The configuration with ``seed`` for every stage that has no seed of its own: the one place that decides it."""
+    unset = [name for name, stage in stages(config).items() if stage.seed < 0]
+    return updated(config, {f"{name}.seed": config.seed for name in unset})

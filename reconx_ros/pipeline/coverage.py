@@ -81,7 +81,7 @@ class CoverageModel:
     def _project(self, camera: PinholeCamera, pose: SE3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         points = pose.inverse().apply(self._points)
         z = points[:, 2]
-        front = np.flatnonzero(z > 1e-6)
+        front = np.flatnonzero(z > 1e-6 * np.abs(points).max(initial=0.0))
         z = z[front]
         u = points[front, 0] / z * camera.fx + camera.cx
         v = points[front, 1] / z * camera.fy + camera.cy

@@ -22,7 +22,7 @@ from reconx_ros.io.splat_files import write_splat, write_spz
 MAX_COLMAP_POINTS = 100_000
 
 
-def export_result(folder: Path, formats: Sequence[str], out: Path) -> list[Path]:
+def export_result(folder: Path, formats: Sequence[str], out: Path, *, drop_bad: bool = False) -> list[Path]:
     """Write a result folder's scene or cameras for other programs.
 
     Args:
@@ -30,6 +30,7 @@ def export_result(folder: Path, formats: Sequence[str], out: Path) -> list[Path]
         formats: of ``FORMATS``: "splat" and "spz" (scene for web viewers), "ply" (scene with the public properties
             only), "colmap" and "colmap_text" (images and sparse/0 with points, for nerfstudio, gsplat and the like).
         out: folder to write to; made where it is absent.
+        drop_bad: leave out Gaussians with NaN or infinity instead of refusing them.
 
     Returns:
         What was written, one path per format.
@@ -47,32 +48,32 @@ def export_result(folder: Path, formats: Sequence[str], out: Path) -> list[Path]
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise StorageError(f"export folder {out} cannot be made: {err.strerror}") from None
-    return [FORMATS[name](folder, out) for name in formats]
+    return [FORMATS[name](folder, out, drop_bad) for name in formats]
 
 
-def _ply(folder: Path, out: Path) -> Path:
+def _ply(folder: Path, out: Path, drop_bad: bool) -> Path:
     target = out / "scene_public.ply"
-    write_scene_ply(target, read_scene_ply(folder / "scene.ply"), extra=False)
+    write_scene_ply(target, read_scene_ply(folder / "scene.ply", drop_bad=drop_bad), extra=False)
     return target
 
 
-def _splat(folder: Path, out: Path) -> Path:
+def _splat(folder: Path, out: Path, drop_bad: bool) -> Path:
     target = out / "scene.splat"
-    write_splat(target, read_scene_ply(folder / "scene.ply"))
+    write_splat(target, read_scene_ply(folder / "scene.ply", drop_bad=drop_bad))
     return target
 
 
-def _spz(folder: Path, out: Path) -> Path:
+def _spz(folder: Path, out: Path, drop_bad: bool) -> Path:
     target = out / "scene.spz"
-    write_spz(target, read_scene_ply(folder / "scene.ply"), antialiased=fitted_antialiased(folder))
+    write_spz(target, read_scene_ply(folder / "scene.ply", drop_bad=drop_bad), antialiased=fitted_antialiased(folder))
     return target
 
 
-def _colmap(folder: Path, out: Path) -> Path:
+def _colmap(folder: Path, out: Path, _: bool) -> Path:
     return _colmap_model(folder, out / "colmap", binary=True)
 
 
-def _colmap_text(folder: Path, out: Path) -> Path:
+def _colmap_text(folder: Path, out: Path, _: bool) -> Path:
     return _colmap_model(folder, out / "colmap_text", binary=False)
 
 
@@ -122,7 +123,7 @@ def _least_voxel(cloud: PointCloud) -> float:
     return max(spread * 1e-4, float(np.finfo(np.float32).tiny))
 
 
-FORMATS: dict[str, Callable[[Path, Path], Path]] = {
+FORMATS: dict[str, Callable[[Path, Path, bool], Path]] = {
     "splat": _splat,
     "spz": _spz,
     "ply": _ply,

@@ -14,19 +14,18 @@ from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import FrameGeometry, InBetweenView
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.geometry.umeyama import align_poses
-from reconx_ros.pointmap import base as pointmap_base
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.config import PointmapConfig
+from reconx_ros.pointmap.registry import automatic, registry
 from reconx_ros.weights.cache import ModelCache, sharing
-
-_NETWORKS = ("dust3r", "pointmap_net")
 
 
 class Stage1Estimator:
     """Runs a stage-1 backend over keyframes and in-between views together; see ``FrameEstimator``.
 
-    Pointmap networks that the configuration names are asked themselves. Otherwise multi-view stereo is, after structure
-    from motion where poses are sought: sensors see no in-between view.
+    A backend that the configuration names is asked itself if it both takes poses and finds them, as pointmap networks
+    do. Otherwise ``auto`` chooses: multi-view stereo, after structure from motion where poses are sought; sensors see
+    no in-between view.
     """
 
     def __init__(self, config: PointmapConfig, models: ModelCache | None = None) -> None:
@@ -51,8 +50,7 @@ class Stage1Estimator:
             InvalidInputError: when fewer than two keyframes could be joined to the frames.
             ReconxError: when the backend cannot use the frames.
         """
-        config = replace(self._config, metric_poses=False, use_depth=False, network_holds_poses=not find_poses)
-        config = replace(config, refine_poses=False, min_depth=0.0, max_depth=0.0)
+        exact = replace(self._config, network_holds_poses=True, refine_poses=False, min_depth=0.0, max_depth=0.0)
         keyframes = [
             _keyframe(k, v.rgb, v.camera, None if find_poses else v.world_from_cam) for k, v in enumerate(known.views)
         ]
@@ -60,7 +58,7 @@ class Stage1Estimator:
         for k, frame in enumerate(frames):
             pose = None if find_poses else frame.world_from_cam
             keyframes.append(_keyframe(first + k, frame.rgb, frame.camera, pose))
-        found = self._backend(find_poses).reconstruct(keyframes, config, device=device, job=job)
+        found = self._backend(find_poses).reconstruct(keyframes, exact, device=device, job=job)
         joined = {view.keyframe_id: view for view in found.views}
         factor, poses = _in_known_world(known, joined) if find_poses else (1.0, {})
         return [
@@ -69,10 +67,10 @@ class Stage1Estimator:
         ]
 
     def _backend(self, find_poses: bool) -> PointmapBackend:
-        name = self._config.backend
-        if name not in _NETWORKS:
-            name = "structure_from_motion" if find_poses else "multiview"
-        backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
+        rows, name = registry(), self._config.backend
+        if name not in rows or not (rows[name].takes_poses and rows[name].finds_poses):
+            name = automatic(posed=not find_poses, depth=False)
+        backend: PointmapBackend = create(rows, name, kind="pointmap backend")
         return sharing(backend, self._models)
 
 

@@ -17,6 +17,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.coverage import CoverageModel, CoverageTrigger, TriggerDecision, ViewCoverage
 from reconx_ros.pipeline.keyframes import KeyframePolicy, KeyframeVerdict, most_redundant, view_overlap
 
+_DEPTH_STEP = 8  # of the rows and columns of sensor depth whose median is taken
 _SAME_MOMENT_NS = (1_000_000, 90_000_000)  # nearer stamps are no times of a camera, but numbers of pictures
 
 
@@ -44,6 +45,15 @@ class CoverageReport:
     current: float
     cells: np.ndarray  # [gh, gw]
     per_keyframe: dict[int, float]
+
+
+def _measured_depth(frame: Frame) -> float | None:
+    """Median depth that a sensor measured, which does not hang on when the first map comes; None without any."""
+    if frame.depth_m is None:
+        return None
+    sparse = frame.depth_m[::_DEPTH_STEP, ::_DEPTH_STEP]
+    known = sparse[np.isfinite(sparse) & (sparse > 0)]
+    return float(np.median(known)) if len(known) else None
 
 
 class KeyframeMapper:
@@ -90,7 +100,7 @@ class KeyframeMapper:
         if frame.world_from_cam is not None:
             self._current = (frame.camera, frame.world_from_cam)
             self._current_coverage = self._view_coverage(frame)
-            depth = self._current_coverage.median_depth
+            depth = _measured_depth(frame) or self._current_coverage.median_depth
         verdict = self._policy.judge(frame, self._keyframes, depth)
         if not verdict.keep:
             self.frames_not_kept[verdict.reason.split(" ", 1)[0]] += 1

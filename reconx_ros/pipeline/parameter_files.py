@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from reconx_ros.core.files import write_text
-from reconx_ros.core.settings import Setting, Settings, updated, walk
+from reconx_ros.core.settings import Setting, Settings, entries, updated, walk, walk_sections
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.presets import PRESETS, preset_values
 
@@ -40,14 +39,13 @@ def preset_yaml(preset: str) -> str:
 
 
 def _yaml_lines(settings: Settings, indent: str) -> Iterator[str]:
-    for field in fields(settings):  # type: ignore[arg-type]
-        value, meta = getattr(settings, field.name), field.metadata["reconx"]
+    for name, value, meta in entries(settings):
         if isinstance(value, Settings):
-            yield f"{indent}{field.name}:  # {meta.doc}"
+            yield f"{indent}{name}:  # {meta.doc}"
             yield from _yaml_lines(value, indent + "  ")
         else:
             yield f"{indent}# {meta.doc}{_aside(meta)}"
-            yield f"{indent}{field.name}: {_scalar(value)}"
+            yield f"{indent}{name}: {_scalar(value)}"
 
 
 def _aside(meta: Setting) -> str:
@@ -81,7 +79,8 @@ def parameters_markdown() -> str:
     for name, value, meta in walk(config):
         group, _, _ = name.rpartition(".")
         changes = "yes" if meta.dynamic else "no"
-        cells = [f"`{name}`", f"`{_scalar(value)}`", meta.unit or "-", limits_text(meta) or "-", changes, meta.doc]
+        limits = limits_text(meta) or "-"
+        cells = [f"`{name}`", f"`{_scalar(value)}`", meta.unit or "-", limits, meta.node, changes, meta.doc]
         row = f"| {' | '.join(cells)} |"
         groups.setdefault(group, []).append(row)
     lines = [
@@ -90,22 +89,32 @@ def parameters_markdown() -> str:
         f"<!-- {_HEADER} -->",
         "",
         "The same names serve the nodes (`--params-file`), the command line (`--config`, `--set NAME=VALUE`) and the",
-        "action goal (`options_yaml`). A parameter that may change while a node runs is marked *live*; all others are",
-        "read when the node is configured. `config/*.yaml` hold every parameter of each preset.",
+        "action goal (`options_yaml`). *Node* says which node declares a parameter: the robot's (`reconx_node`), the",
+        "`reconstruction_server`, or both; one file with `/**:` serves both, since each ignores what is the other's. A",
+        "parameter that may change while a node runs is marked *live*; the server takes such a change at the start of",
+        "its next job. All others are read when the node is configured. `config/*.yaml` hold every parameter of each",
+        "preset. Backends that other packages register bring sections of their own.",
     ]
-    docs = {f.name: f.metadata["reconx"].doc for f in fields(config) if isinstance(getattr(config, f.name), Settings)}
+    docs = {name: meta.doc for name, meta in walk_sections(config)}
     for group, rows in groups.items():
         title = f"`{group}`: {docs[group][0].lower()}{docs[group][1:]}" if group else "General"
         lines += [
             "",
             f"## {title}",
             "",
-            "| name | default | unit | allowed | live | meaning |",
-            "|---|---|---|---|---|---|",
+            "| name | default | unit | allowed | node | live | meaning |",
+            "|---|---|---|---|---|---|---|",
         ]
         lines += rows
-    lines += ["", "## Presets", "", "| preset | differs from the defaults in |", "|---|---|"]
+    lines += [
+        "",
+        "## Presets",
+        "",
+        "A preset also sets what another preset changes back to its default, so that the one that was in force before",
+        "leaves nothing behind.",
+    ]
+    lines += ["", "| preset | differs from the defaults in |", "|---|---|"]
     for preset, values in PRESETS.items():
-        text = ", ".join(f"`{k}: {_scalar(v)}`" for k, v in values.items()) or "nothing: these are the defaults"
+        text = ", ".join(f"`{k}: {_scalar(v)}`" for k, v in values.items())
         lines.append(f"| `{preset}` | {text} |")
     return "\n".join(lines) + "\n"

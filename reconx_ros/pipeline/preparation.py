@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from reconx_ros.core.memory import limit_bytes
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
@@ -68,4 +69,4 @@ def prepare(config: ReconxConfig, models: ModelCache | None = None) -> str:
 def _load_metric_network(config: PointmapConfig, models: ModelCache, device: torch.device) -> None:
     from reconx_ros.pointmap.network.metric_depth import resident_network
 
-    resident_network(config.metric_network, models, device, int(config.max_memory_gb * 1e9))
+    resident_network(config.metric_network, models, device, limit_bytes(config.max_memory_gb) or 0)

@@ -1,4 +1,4 @@
-"""Named settings. A preset is a set of overrides of the defaults; what it does not name stays."""
+"""Named settings. A preset says every value that any preset changes: its own, and the default of what others change."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from types import MappingProxyType
 from typing import Any
 
 from reconx_ros.core.errors import ConfigError
+from reconx_ros.core.settings import walk
+from reconx_ros.pipeline.config import ReconxConfig
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "cpu": {},
+        "cpu": {"device": "cpu"},
         "gpu": {
             "device": "cuda",
             "keyframes.max_per_job": 24,
             "pointmap.max_size": 640,
-            "pointmap.planes": 192,
+            "pointmap.multiview.planes": 192,
             "splatting.rasterizer": "gsplat",
             "splatting.max_gaussians": 500_000,
             "splatting.max_size": 640,
@@ -36,7 +38,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    """Overrides of a preset; an empty name has none.
+    """Values of a preset: the same configuration whichever preset was in force before. An empty name has none.
 
     Raises:
         ConfigError: for an unknown preset.
@@ -46,4 +48,6 @@ def preset_values(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"unknown preset '{name}', the nearest known one is '{nearest}' (all: {', '.join(PRESETS)})")
-    return dict(PRESETS[name])
+    defaults = {key: value for key, value, _ in walk(ReconxConfig())}
+    changed = dict.fromkeys(key for values in PRESETS.values() for key in values)
+    return {**{key: defaults[key] for key in changed}, **PRESETS[name]}

@@ -1,4 +1,8 @@
-"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out."""
+"""The three stages in a row: keyframes in, cloud, Gaussians and novel views out.
+
+All that goes in and comes out is in the world of the keyframes; the stages work where single precision suffices
+(``reconx_ros.pipeline.working_frame``).
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,16 @@ from reconx_ros.core import (
 from reconx_ros.core.transforms import SE3
 from reconx_ros.diffusion.base import ViewGenerator
 from reconx_ros.diffusion.clips.trajectory import plan_trajectory
-from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud, require_confident
+from reconx_ros.pipeline.config import ReconxConfig, with_stage_seeds
 from reconx_ros.pipeline.report import build_report
 from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
 from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.pipeline.working_frame import centred, working
 from reconx_ros.pointmap.base import PointmapBackend
-from reconx_ros.pointmap.memory import plan_memory
-from reconx_ros.pointmap.scale import scale_to_metric
+from reconx_ros.pointmap.inputs import usable_keyframes
+from reconx_ros.pointmap.memory import MemoryPlan, plan_memory
+from reconx_ros.pointmap.scale import scale_to_metric, with_pose_unit
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.fit import FitResult, fit
 from reconx_ros.splatting.init import initial_scene
@@ -52,7 +58,7 @@ class Reconstruction:
         keyframes: its input.
         views: stage 1, one pointmap per keyframe.
         sequence: stage 2, the keyframes and the in-between views.
-        scene: stage 3.
+        scene: stage 3; positions in double precision where the world's origin is far.
         cloud: points of all kinds with at least the exported or coverage confidence, whichever is lower.
         trajectory: poses of the novel views.
         novel_views: pictures of the scene along the trajectory.
@@ -88,7 +94,7 @@ class Reconstructor:
     """
 
     def __init__(self, config: ReconxConfig, models: ModelCache | None = None) -> None:
-        self._config = config
+        self._config = with_stage_seeds(config)
         self._device = choose_device(config.device)
         self._models = models or ModelCache()
 
@@ -106,14 +112,14 @@ class Reconstructor:
             InvalidInputError: for keyframes that cannot be used.
             InsufficientParallaxError: when the camera never moved sideways enough to see depth.
             BackendUnavailableError: when a named backend cannot run here.
-            ReconstructionError: when a stage's outcome is empty.
+            ReconstructionError: when a stage's outcome is empty, or no pixel's depth is sure.
             CancelledError: when the job was cancelled; nothing is returned and nothing written.
         """
         if len(keyframes) < 2:
             raise InvalidInputError(f"got {len(keyframes)} keyframe, a reconstruction needs at least 2")
         job = job or Job()
         config, device = self._config, self._device
-        torch.manual_seed(config.seed)
+        keyframes = usable_keyframes(keyframes, config.pointmap)
         backend = choose_pointmap(config, keyframes, self._models)
         generator = choose_generator(config, self._models)
         rasterizer, stages = select_rasterizer(config.splatting, device), StageRecorder(device, self._models)
@@ -121,21 +127,26 @@ class Reconstructor:
         perceptual = self._perceptual()  # before any work, so that a wrong file costs none
         perceptual_seconds = self._models.load_seconds - before
         with stages.measure("pointmap", backend.name):
-            views = self._align(backend, keyframes, metric_poses, job.for_stage("pointmap"))
+            memory = plan_memory(backend, keyframes, config.pointmap, device=device)
+            views = self._align(backend, keyframes, memory, metric_poses, job.for_stage("pointmap"))
+        require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
+        frame = working(views)
+        local = frame.views(views)
         with stages.measure("diffusion", generator.name):
-            sequence = self._generate(generator, views, job.for_stage("diffusion"))
+            sequence = self._generate(generator, local, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name, loaded_seconds=perceptual_seconds):
-            fitted = self._fit(views, sequence, rasterizer, perceptual, job.for_stage("splatting"))
+            fitted = self._fit(local, sequence, rasterizer, perceptual, job.for_stage("splatting"))
         with stages.measure("render", rasterizer.name):
-            trajectory, novel_views = self._render(views, fitted.scene, rasterizer, job.for_stage("render"))
-        cloud = self._cloud(views, sequence)
+            trajectory, novel_views = self._render(local, fitted.scene, rasterizer, job.for_stage("render"))
+        cloud, fitted = frame.back.cloud(self._cloud(local, sequence)), frame.back.fitted(fitted)
         report = build_report(
             config, device=device, keyframes=keyframes, views=views, sequence=sequence, fitted=fitted, cloud=cloud,
-            novel_views=len(novel_views), stages=stages.records,
+            novel_views=len(novel_views), stages=stages.records, memory=memory,
         )  # fmt: skip
         return Reconstruction(
-            keyframes=tuple(keyframes), views=views, sequence=sequence, scene=fitted.scene, cloud=cloud,
-            trajectory=trajectory, novel_views=novel_views, report=report,
+            keyframes=tuple(keyframes), views=views, sequence=frame.back.sequence(sequence), scene=fitted.scene,
+            cloud=cloud, trajectory=frame.back.trajectory(trajectory), novel_views=frame.back.rendered(novel_views),
+            report={**report, "working_frame": frame.described()},
         )  # fmt: skip
 
     def align(
@@ -147,9 +158,10 @@ class Reconstructor:
             InvalidInputError, InsufficientParallaxError, BackendUnavailableError, ReconstructionError, CancelledError:
                 as ``run``.
         """
+        keyframes = usable_keyframes(keyframes, self._config.pointmap)
         backend = choose_pointmap(self._config, keyframes, self._models)
-        torch.manual_seed(self._config.seed)
-        return self._align(backend, keyframes, metric_poses, job or Job(stage="pointmap"))
+        memory = plan_memory(backend, keyframes, self._config.pointmap, device=self._device)
+        return self._align(backend, keyframes, memory, metric_poses, job or Job(stage="pointmap"))
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
         """Stage 2 alone: the views of stage 1 and the in-between views.
@@ -157,9 +169,9 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
         """
-        torch.manual_seed(self._config.seed)
-        generator = choose_generator(self._config, self._models)
-        return self._generate(generator, views, job or Job(stage="diffusion"))
+        frame, generator = working(views), choose_generator(self._config, self._models)
+        made = self._generate(generator, frame.views(views), job or Job(stage="diffusion"))
+        return frame.back.sequence(made)
 
     def fit(self, views: AlignedViews, sequence: ViewSequence, *, job: Job | None = None) -> FitResult:
         """Stage 3 alone: Gaussians that start from the pointmaps of stage 1 and look like the frames of stage 2.
@@ -167,35 +179,42 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, ReconstructionError, CancelledError: as ``run``.
         """
-        rasterizer = select_rasterizer(self._config.splatting, self._device)
-        return self._fit(views, sequence, rasterizer, self._perceptual(), job or Job(stage="splatting"))
+        rasterizer, frame = select_rasterizer(self._config.splatting, self._device), working(views)
+        local, job = frame.views(views), job or Job(stage="splatting")
+        return frame.back.fitted(self._fit(local, frame.sequence(sequence), rasterizer, self._perceptual(), job))
 
     def _perceptual(self) -> PerceptualLoss | None:
         return perceptual_from_config(self._config.splatting, self._models, self._device)
 
     def _align(
-        self, backend: PointmapBackend, keyframes: Sequence[Keyframe], metric_poses: bool, job: Job
+        self,
+        backend: PointmapBackend,
+        keyframes: Sequence[Keyframe],
+        memory: MemoryPlan,
+        metric_poses: bool,
+        job: Job,
     ) -> AlignedViews:
-        plan = plan_memory(backend.name, keyframes, self._config.pointmap, device=self._device)
-        self._models.make_room(plan.estimated_bytes or 0, self._device)
-        views = self._models.with_room(
-            lambda: backend.reconstruct(keyframes, plan.config, device=self._device, job=job)
-        )
-        if views.scale_source == "poses" and not metric_poses:
-            views = replace(views, metric_scale=False, scale_source=None)
-        views = replace(views, warnings=(*plan.warnings, *views.warnings))
-        return scale_to_metric(
+        torch.manual_seed(memory.config.seed)
+        self._models.make_room(memory.estimated_bytes or 0, self._device)
+        frame = centred(keyframes)
+        near = frame.keyframes(keyframes)
+        views = self._models.with_room(lambda: backend.reconstruct(near, memory.config, device=self._device, job=job))
+        views = with_pose_unit(views, metric_poses=metric_poses)
+        views = replace(views, warnings=(*memory.warnings, *views.warnings))
+        views = scale_to_metric(
             views,
-            keyframes,
-            plan.config,
+            near,
+            memory.config,
             metric_poses=metric_poses,
             device=self._device,
             job=job,
             models=self._models,
         )
+        return frame.back.views(views)
 
     def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
         config = self._config
+        torch.manual_seed(config.diffusion.seed)
         path = plan_trajectory(views, config.diffusion.frames, max_size=config.splatting.max_size)
         return generator.generate(views, path, config.diffusion, device=self._device, job=job)
 
@@ -207,9 +226,10 @@ class Reconstructor:
         perceptual: PerceptualLoss | None,
         job: Job,
     ) -> FitResult:
-        config = self._config
+        config, seed = self._config, self._config.splatting.seed
+        torch.manual_seed(seed)
         self._models.make_room(_SPLATTING_BYTES, self._device, keep=perceptual)
-        start = initial_scene(views, config.splatting, seed=config.seed)
+        start = initial_scene(views, config.splatting, seed=seed)
         return self._models.with_room(
             lambda: fit(
                 start,
@@ -218,7 +238,7 @@ class Reconstructor:
                 rasterizer=rasterizer,
                 device=self._device,
                 job=job,
-                seed=config.seed,
+                seed=seed,
                 perceptual=perceptual,
             )
         )
@@ -247,6 +267,10 @@ class Reconstructor:
         if not sequence.generates:
             return mapped
         return PointCloud.concatenate([mapped, generated_cloud(sequence, views, floor)])
+
+
+def _all_posed(keyframes: Sequence[Keyframe]) -> bool:
+    return all(k.frame.world_from_cam is not None for k in keyframes)
 
 
 class SceneRenderer:

@@ -12,15 +12,14 @@ import torch
 
 import reconx_ros
 from reconx_ros.core import BY_TRUST, AlignedViews, Keyframe, PointCloud, ViewSequence
-from reconx_ros.core.registry import BackendInfo
+from reconx_ros.core.memory import GIGABYTE
 from reconx_ros.core.settings import to_mapping
-from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.pipeline.clouds import confident_share
 from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.registries import registries
 from reconx_ros.pipeline.stages import StageRecord
-from reconx_ros.pointmap import base as pointmap_base
-from reconx_ros.pointmap.memory import plan_memory
+from reconx_ros.pointmap.memory import MemoryPlan
 from reconx_ros.pointmap.scale import in_given_frame
-from reconx_ros.splatting import base as splatting_base
 from reconx_ros.splatting.fit import FitResult
 
 
@@ -35,6 +34,7 @@ def build_report(
     cloud: PointCloud,
     novel_views: int,
     stages: Sequence[StageRecord],
+    memory: MemoryPlan,
 ) -> dict[str, Any]:
     """Assemble the report of one run; every value is a plain JSON type."""
     rasterizer = next(s.backend for s in stages if s.name == "splatting")
@@ -51,9 +51,9 @@ def build_report(
         "metric_scale": views.metric_scale,
         "scale_source": views.scale_source,
         "scale": None if views.scale is None else asdict(views.scale),
-        "pointmap_memory": _memory(views, keyframes, config, device),
+        "pointmap_memory": _memory(memory),
         "generates": sequence.generates,
-        "confident_share": _confident_share(views, config.output.min_confidence),
+        "confident_share": confident_share(views, config.output.min_confidence),
         "psnr_inputs": fitted.psnr_inputs,
         "terms": dict(fitted.terms),
         "view_corrections": _corrections(fitted, views),
@@ -95,19 +95,12 @@ def _corrections(fitted: FitResult, views: AlignedViews) -> list[dict[str, Any]]
     ]
 
 
-def _confident_share(views: AlignedViews, threshold: float) -> float:
-    shares = [float((v.valid & (v.confidence >= threshold)).float().mean()) for v in views.views]
-    return float(np.mean(shares))
-
-
-def _memory(
-    views: AlignedViews, keyframes: Sequence[Keyframe], config: ReconxConfig, device: torch.device
-) -> dict[str, float | None]:
+def _memory(plan: MemoryPlan) -> dict[str, float | None]:
     """What stage 1 was expected to take, and what it was allowed to."""
-    estimate = plan_memory(views.backend, keyframes, config.pointmap, device=device).estimated_bytes
+    estimate = plan.estimated_bytes
     return {
-        "estimated_gb": None if estimate is None else estimate / 1e9,
-        "limit_gb": config.pointmap.max_memory_gb or None,
+        "estimated_gb": None if estimate is None else estimate / GIGABYTE,
+        "limit_gb": plan.config.max_memory_gb or None,
     }
 
 
@@ -120,13 +113,10 @@ def _warnings(keyframes: Sequence[Keyframe], views: AlignedViews, sequence: View
 
 
 def _licences(pointmap: str, diffusion: str, splatting: str) -> dict[str, dict[str, str]]:
-    rows: dict[str, tuple[dict[str, BackendInfo], str]] = {
-        "pointmap": (pointmap_base.registry(), pointmap),
-        "diffusion": (diffusion_base.registry(), diffusion),
-        "splatting": (splatting_base.registry(), splatting),
-    }
+    chosen = {"pointmap": pointmap, "diffusion": diffusion, "splatting": splatting}
+    rows = {stage: table.get(chosen[stage]) for stage, table in registries().items()}
     return {
-        stage: {"code": table[name].licence_code, "weights": table[name].licence_weights or "none"}
-        for stage, (table, name) in rows.items()
-        if name in table
+        stage: {"code": row.licence_code, "weights": row.licence_weights or "none"}
+        for stage, row in rows.items()
+        if row is not None
     }

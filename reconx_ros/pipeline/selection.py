@@ -9,12 +9,13 @@ import torch
 
 from reconx_ros.core import BackendUnavailableError, ConfigError, InvalidInputError, Keyframe
 from reconx_ros.core.registry import create
-from reconx_ros.diffusion import base as diffusion_base
+from reconx_ros.diffusion import registry as diffusion_registry
 from reconx_ros.diffusion.base import UsesEstimator, ViewGenerator
+from reconx_ros.diffusion.config import NO_FALLBACK
 from reconx_ros.diffusion.model_folders import generator_for
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.frame_estimator import Stage1Estimator
-from reconx_ros.pointmap import base as pointmap_base
+from reconx_ros.pointmap import registry as pointmap_registry
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.weights.cache import ModelCache, sharing
 
@@ -49,20 +50,20 @@ def choose_pointmap(
     """The stage-1 backend for these keyframes, which takes its network from a cache."""
     name = config.pointmap.backend
     if name == "auto":
-        name, reason = _auto_pointmap(config, keyframes)
+        name, reason = _auto_pointmap(keyframes)
         _log.info("pointmap backend auto: %s (%s)", name, reason)
-    backend: PointmapBackend = create(pointmap_base.registry(), name, kind="pointmap backend")
+    backend: PointmapBackend = create(pointmap_registry.registry(), name, kind="pointmap backend")
     return sharing(backend, models)
 
 
-def _auto_pointmap(config: ReconxConfig, keyframes: Sequence[Keyframe]) -> tuple[str, str]:
+def _auto_pointmap(keyframes: Sequence[Keyframe]) -> tuple[str, str]:
     """Name and reason."""
     unposed = sum(k.frame.world_from_cam is None for k in keyframes)
-    if unposed:
-        return "structure_from_motion", f"{unposed} of {len(keyframes)} frames have no pose"
-    if config.pointmap.use_depth and all(k.frame.depth_m is not None for k in keyframes):
-        return "depth_sensor", "all have depth"
-    return "multiview", "depth from several views"
+    deep = sum(k.frame.depth_m is not None for k in keyframes)
+    depth = 2 * deep > len(keyframes)
+    words = f"{deep} of {len(keyframes)} frames have depth" if depth else "depth from several views"
+    reason = f"{unposed} of {len(keyframes)} frames have no pose" if unposed else words
+    return pointmap_registry.automatic(posed=not unposed, depth=depth), reason
 
 
 def choose_generator(config: ReconxConfig, models: ModelCache | None = None) -> ViewGenerator:
@@ -70,22 +71,30 @@ def choose_generator(config: ReconxConfig, models: ModelCache | None = None) -> 
 
     Raises:
         InvalidInputError: when the weights are for no known generator.
+        ConfigError: for an unknown name, or a fallback that could not stand in.
     """
+    _check_fallback(config.diffusion.fallback)
     name = config.diffusion.backend
     if name == "auto":
         name, reason = _auto_generator(config.diffusion.weights)
         _log.info("diffusion backend auto: %s (%s)", name, reason)
-    generator: ViewGenerator = create(diffusion_base.registry(), name, kind="diffusion backend")
+    generator: ViewGenerator = create(diffusion_registry.registry(), name, kind="diffusion backend")
     generator = sharing(generator, models)
     if isinstance(generator, UsesEstimator):
         return generator.with_estimator(Stage1Estimator(config.pointmap, models))
     return generator
 
 
+def _check_fallback(name: str) -> None:
+    able = [row.name for row in diffusion_registry.registry().values() if not row.needs_weights]
+    if name not in (NO_FALLBACK, *able):
+        raise ConfigError(f"diffusion.fallback is '{name}', expected one of {', '.join((NO_FALLBACK, *able))}")
+
+
 def _auto_generator(weights: str) -> tuple[str, str]:
     """Name and reason."""
     if not weights:
-        return "warp", "no weights of a video model are configured; nothing is generated"
+        return diffusion_registry.without_weights(), "no weights of a video model are configured; nothing is generated"
     name = generator_for(weights)
     if name is None:
         raise InvalidInputError(

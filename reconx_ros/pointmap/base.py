@@ -1,14 +1,13 @@
-"""The interface of pointmap backends, and the table of those that there are."""
+"""The interface of pointmap backends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from reconx_ros.core import AlignedViews, Job, Keyframe
-from reconx_ros.core.registry import BackendInfo, with_entry_points
 from reconx_ros.pointmap.config import PointmapConfig
 
 
@@ -31,6 +30,8 @@ class PointmapBackend(Protocol):
         Returns:
             One PointMap per keyframe, in their order, on the grid of its image shrunk to ``config.max_size``; on the
             CPU. A backend that finds poses itself may leave out keyframes it cannot join, and names them in a warning.
+            Where the scale is that of the given poses, ``metric_scale`` is True and ``scale_source`` "poses": whether
+            these are in metres the caller knows (``scale.with_pose_unit``).
 
         Raises:
             InvalidInputError: for keyframes this backend cannot use (no pose, no depth, one frame).
@@ -40,41 +41,18 @@ class PointmapBackend(Protocol):
         ...
 
 
-_BUILTIN = {
-    "multiview": BackendInfo(
-        name="multiview",
-        target="reconx_ros.pointmap.backends.multiview:MultiviewBackend",
-        summary="plane sweep with semi-global smoothing on posed frames; no weights",
-    ),
-    "structure_from_motion": BackendInfo(
-        name="structure_from_motion",
-        target="reconx_ros.pointmap.backends.structure_from_motion:StructureFromMotionBackend",
-        summary="frames without poses: cameras from feature matches, then multiview; no weights",
-    ),
-    "depth_sensor": BackendInfo(
-        name="depth_sensor",
-        target="reconx_ros.pointmap.backends.depth_sensor:DepthSensorBackend",
-        summary="RGB-D frames as they are",
-    ),
-    "dust3r": BackendInfo(
-        name="dust3r",
-        target="reconx_ros.pointmap.backends.dust3r:Dust3rBackend",
-        summary="frames with or without poses, by DUSt3R or MASt3R weights that you download",
-        needs=("weights",),
-        licence_weights="CC-BY-NC-SA-4.0",
-    ),
-    "pointmap_net": BackendInfo(
-        name="pointmap_net",
-        target="reconx_ros.pointmap.backends.dust3r:PointmapNetBackend",
-        summary="the same by a network of your own from reconx train pointmap",
-        modules=("safetensors",),
-        extra="models",
-        needs=("weights",),
-        licence_weights="Apache-2.0",
-    ),
-}
+@runtime_checkable
+class EstimatesMemory(Protocol):
+    """A pointmap backend that knows what it will take, or keeps ``max_memory_gb`` by itself."""
 
+    def estimate_bytes(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+    ) -> float | None:
+        """Estimated peak of the memory that ``reconstruct`` adds to the process; arguments as there.
 
-def registry() -> dict[str, BackendInfo]:
-    """All known pointmap backends by name."""
-    return with_entry_points(_BUILTIN, "reconx_ros.pointmap")
+        It is meant to be above the measured peak, by a factor of one to two, or 0.2 GB where that is more.
+
+        Returns:
+            Bytes, which fall with ``config.max_size``; None for a backend that keeps the limit by itself.
+        """
+        ...

@@ -11,11 +11,12 @@ import torch.nn.functional as nnf
 
 from reconx_ros.core import SE3, Frame, Job, Keyframe, PinholeCamera
 from reconx_ros.native.timing import compared
-from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels
+from reconx_ros.pointmap.stereo.multiview import multiview_depth
 from reconx_ros.pointmap.stereo.native import NativeKernels
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.pointmap.stereo.sgm import Smoothness, choose, smooth_costs
 from reconx_ros.pointmap.stereo.sweep import inverse_depth_planes, sweep
 from reconx_ros.pointmap.stereo.views import MatchView, normalised, prepare_views
@@ -143,11 +144,11 @@ def _view_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
     keyframes = wall_keyframes(width, height, count)
 
     def reconstruct(kernels: str) -> Callable[[], Any]:
-        config = PointmapConfig(max_size=max(width, height), kernels=kernels)
-        return lambda: MultiviewBackend().reconstruct(keyframes, config, device=_CPU, job=Job())
+        config = PointmapConfig(max_size=max(width, height)).with_own(MultiviewSettings(kernels=kernels))
+        return lambda: multiview_depth(keyframes, config, device=_CPU, job=Job(), backend="bench")
 
-    config = PointmapConfig()
-    row = _row(f"whole view, of {count}", width, height, min(config.sources, count - 1), config.planes, config.window)
+    own = MultiviewSettings()
+    row = _row(f"whole view, of {count}", width, height, min(own.sources, count - 1), own.planes, own.window)
     times = compared(reconstruct("native"), reconstruct("torch"), min(repeats, 3), 1)
     return row | {name: value if name == "ratio" else value / count for name, value in times.items()}
 

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconx_ros.core.settings import Settings, setting
+from reconx_ros.core.precision import PRECISIONS
+from reconx_ros.core.registry import sections_field
+from reconx_ros.core.settings import Sections, StageSettings, setting
+from reconx_ros.pointmap.registry import registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointmapConfig(Settings):
-    """Stage 1: frames to aligned views."""
+class PointmapConfig(StageSettings):
+    """Stage 1: frames to aligned views; what backends share, and a section for each that has settings of its own."""
 
     backend: str = setting(
         "auto",
         "Pointmap backend; auto takes structure_from_motion when a frame has no pose, depth_sensor "
-        "when every frame has depth, else multiview.",
-    )
-    kernels: str = setting(
-        "auto",
-        "Who computes multi-view stereo: auto, native (compiled, CPU) or torch.",
-        choices=("auto", "native", "torch"),
+        "when most frames have depth, else multiview.",
     )
     max_size: int = setting(320, "Longer side of the images the geometry is computed on.", unit="px", ge=32, le=4096)
-    planes: int = setting(96, "Number of inverse-depth planes of the sweep.", ge=8, le=1024)
-    sources: int = setting(4, "Source views per reference view.", ge=1, le=16)
-    window: int = setting(5, "Side of the square matching window.", unit="px", ge=3, le=15)
     min_depth: float = setting(0.0, "Nearest depth searched; 0 derives it from the scene.", unit="world unit", ge=0.0)
     max_depth: float = setting(0.0, "Farthest depth searched; 0 derives it from the scene.", unit="world unit", ge=0.0)
     consistency: float = setting(
         0.02, "Relative depth difference up to which two views agree on a point.", ge=1e-4, le=0.5
     )
-    min_consistent: int = setting(
-        2, "Other views that must agree before a pixel is sure (fewer when fewer see it).", ge=1
-    )
     refine_poses: bool = setting(
-        False, "Correct given poses by what the images say, near their priors (multiview); off takes them as they are."
+        False, "Correct given poses by what the images say, near their priors; off takes them as they are."
     )
     prior_position_sigma: float = setting(
         0.01, "Standard deviation of given positions, over the median scene depth.", ge=1e-5, le=1.0
@@ -42,8 +34,7 @@ class PointmapConfig(Settings):
     prior_rotation_sigma_deg: float = setting(
         1.0, "Standard deviation of given orientations.", unit="deg", ge=1e-3, le=45.0
     )
-    seed: int = setting(0, "Seed of the random sampling of stage 1.", ge=0)
-    metric_poses: bool = setting(True, "Poses are in metres, as those of TF and odometry; off: any unit.")
+    seed: int = setting(-1, "Seed of the random sampling of stage 1; -1 takes that of `seed`.", ge=-1)
     use_depth: bool = setting(True, "Use sensor depth where frames carry it; off ignores it.")
     scale: str = setting(
         "auto",
@@ -62,22 +53,11 @@ class PointmapConfig(Settings):
         "Metric depth network in the format of transformers: a name of `reconx weights list`, a folder, or a hub name "
         "that is in the local cache.",
     )
-    fill_depth: bool = setting(
-        False, "Where the depth sensor saw nothing, take depth that several views agree on (depth_sensor only)."
-    )
     max_memory_gb: float = setting(
         0.0,
         "Memory that stage 1 may take; images are made smaller to stay below it, 0 sets no limit.",
         unit="GB",
         ge=0.0,
-    )
-    dust3r_weights: str = setting(
-        "",
-        "DUSt3R or MASt3R weights that you downloaded: a name of `reconx weights list`, a .pth or .safetensors file, "
-        "the hub's folder, or a hub name.",
-    )
-    network_weights: str = setting(
-        "", "Pointmap network: a folder from `reconx train pointmap`, or a name of `reconx weights list`."
     )
     network_size: int = setting(
         0, "Longer side of the images a pointmap network sees; 0 takes the size it was trained at.", unit="px", ge=0
@@ -85,7 +65,7 @@ class PointmapConfig(Settings):
     network_precision: str = setting(
         "auto",
         "Arithmetic of a pointmap network; auto takes half precision on a GPU.",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=PRECISIONS,
     )
     network_confidence: float = setting(
         0.0,
@@ -103,3 +83,4 @@ class PointmapConfig(Settings):
         "Pairs of images a pointmap network sees: complete, swin-N, logwin-N, oneref-N; auto takes complete up to 8 "
         "images, swin-3-noncyclic above.",
     )
+    sections: Sections = sections_field(registry)

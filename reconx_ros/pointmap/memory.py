@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import torch
 
 from reconx_ros.core import InvalidInputError, Keyframe
+from reconx_ros.core.memory import GIGABYTE, limit_bytes
+from reconx_ros.pointmap.base import EstimatesMemory, PointmapBackend
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.stereo.kernels import select_kernels
 
-_KEEP_THE_LIMIT = frozenset({"dust3r", "pointmap_net"})  # they estimate and split their own work
-GIGABYTE = 1e9
-_FLOAT_BYTES = 4
-_VOLUMES = MappingProxyType({"native": 3, "torch": 8})  # cost volumes alive at the peak of one view's sweep
-_VIEW_FLOATS = 36  # per pixel and view: image, grey, depth, cost, margin, the resulting pointmap
-_SWEEP_BYTES = 80e6  # chunks of warped sources, the first look at small images, code that is loaded late
-_SENSOR_FLOATS = 24  # per pixel and view of an RGB-D frame
 _MIN_SIZE_PX = 64  # smaller images hold too little to match
-_SWEEPING = frozenset({"multiview", "structure_from_motion"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,62 +30,35 @@ class MemoryPlan:
     warnings: tuple[str, ...] = ()
 
 
-def stage_bytes(
-    backend: str, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device | str = "cpu"
-) -> float | None:
-    """Estimated peak of the memory that a backend adds to the process; None for a backend without an estimate.
-
-    One view is swept at a time, so that the cost volumes of the largest view count once and images count per view. The
-    estimate is meant to be above the measured peak, by a factor of one to two, or 0.2 GB where that is more.
+def plan_memory(
+    backend: PointmapBackend, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+) -> MemoryPlan:
+    """Settings with which a backend is expected to stay below ``config.max_memory_gb``.
 
     Args:
-        backend: name of the backend.
+        backend: what will run.
         keyframes: its input.
         config: settings of the stage.
-        device: where torch computes; decides which kernels match.
+        device: where torch computes.
 
     Raises:
-        BackendUnavailableError: when the kernels that ``config.kernels`` names cannot run here.
-    """
-    if backend not in _SWEEPING and backend != "depth_sensor":
-        return None
-    pixels = [_pixels(k, config.max_size) for k in keyframes]
-    sensor = sum(pixels) * _SENSOR_FLOATS * _FLOAT_BYTES
-    if backend == "depth_sensor" and not config.fill_depth:
-        return sensor
-    volumes = _VOLUMES[select_kernels(config.kernels, torch.device(device)).name]
-    sweep = sum(pixels) * _VIEW_FLOATS * _FLOAT_BYTES + _SWEEP_BYTES
-    sweep += max(pixels, default=0) * config.planes * volumes * _FLOAT_BYTES
-    return sweep if backend in _SWEEPING else sensor + sweep
-
-
-def plan_memory(
-    backend: str, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device | str = "cpu"
-) -> MemoryPlan:
-    """Settings with which stage 1 is expected to stay below ``config.max_memory_gb``; arguments as ``stage_bytes``.
-
-    Raises:
-        BackendUnavailableError: as ``stage_bytes``.
         InvalidInputError: when even the smallest useful images would take more.
     """
-    named = config
-    if backend in _SWEEPING or (backend == "depth_sensor" and config.fill_depth):
-        named = replace(config, kernels=select_kernels(config.kernels, torch.device(device)).name)  # chosen once
 
     def estimate(size: int) -> float | None:
-        return stage_bytes(backend, keyframes, replace(named, max_size=size), device=device)
+        if not isinstance(backend, EstimatesMemory):
+            return None
+        return backend.estimate_bytes(keyframes, replace(config, max_size=size), device=device)
 
-    wanted = estimate(config.max_size)
-    limit = config.max_memory_gb * GIGABYTE
-    if not limit or (wanted is not None and wanted <= limit):
+    wanted, limit = estimate(config.max_size), limit_bytes(config.max_memory_gb)
+    if limit is None or (wanted is not None and wanted <= limit):
         return MemoryPlan(config=config, estimated_bytes=wanted)
-    if wanted is None and backend in _KEEP_THE_LIMIT:
-        return MemoryPlan(config=config, estimated_bytes=None)
     if wanted is None:
         warning = (
-            f"max_memory_gb is {config.max_memory_gb:g} but backend {backend} has no estimate, so it has no effect"
+            f"max_memory_gb is {config.max_memory_gb:g} but backend {backend.name} has no estimate, so it has no effect"
         )
-        return MemoryPlan(config=config, estimated_bytes=None, warnings=(warning,))
+        warnings = () if isinstance(backend, EstimatesMemory) else (warning,)
+        return MemoryPlan(config=config, estimated_bytes=None, warnings=warnings)
     largest = max(max(k.frame.camera.size) for k in keyframes)
     now = min(config.max_size, largest)
     size = _largest_size(estimate, limit, now)
@@ -101,7 +66,7 @@ def plan_memory(
         least = estimate(min(_MIN_SIZE_PX, now))
         raise InvalidInputError(
             f"{len(keyframes)} keyframes need about {(least or 0) / GIGABYTE:.2f} GB at {min(_MIN_SIZE_PX, now)} px, "
-            f"expected at most max_memory_gb = {config.max_memory_gb:g}: use fewer keyframes or planes"
+            f"expected at most max_memory_gb = {config.max_memory_gb:g}: use fewer keyframes"
         )
     smaller = replace(config, max_size=size)
     warning = (
@@ -109,11 +74,6 @@ def plan_memory(
         f"{config.max_memory_gb:g}, so that geometry is computed at {size} px"
     )
     return MemoryPlan(config=smaller, estimated_bytes=estimate(size), warnings=(warning,))
-
-
-def _pixels(keyframe: Keyframe, max_size: int) -> int:
-    camera = keyframe.frame.camera.fitted_to(max_size)
-    return camera.width * camera.height
 
 
 def _largest_size(estimate: Callable[[int], float | None], limit: float, upper: int) -> int | None:

@@ -25,6 +25,7 @@ from reconx_ros.core import (
     ScaleEstimate,
     Sim3,
 )
+from reconx_ros.core.memory import limit_bytes
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.geometry.umeyama import robust_align_poses
 from reconx_ros.pointmap.config import PointmapConfig
@@ -74,7 +75,7 @@ def scale_to_metric(
     Args:
         views: stage 1's result.
         keyframes: its input; poses and depth are taken from their frames, by keyframe id.
-        config: ``scale``, ``max_scale_spread``, ``metric_network``, ``use_depth``, ``metric_poses``.
+        config: ``scale``, ``max_scale_spread``, ``metric_network``, ``seed``.
         metric_poses: whether the unit of the given poses is the metre; if not, geometry moves to their frame and unit
             but is not called metric.
         device: where a network runs.
@@ -92,11 +93,10 @@ def scale_to_metric(
     if views.metric_scale or config.scale == "none":
         return views
     pairs = _pairs(views, keyframes)
-    metric_poses = metric_poses and config.metric_poses
     if config.scale == "auto" and not metric_poses and in_given_frame(views, keyframes):
         return views
     sources: dict[str, Callable[[], _Found]] = {
-        "poses": lambda: scale_from_poses(pairs, config.max_scale_spread, metric=metric_poses),
+        "poses": lambda: scale_from_poses(pairs, config.max_scale_spread, metric=metric_poses, seed=config.actual_seed),
         "depth": lambda: scale_from_depth(pairs, config.max_scale_spread),
         "network": lambda: scale_from_network(pairs, config, device, job or Job(), models or ModelCache()),
     }
@@ -108,6 +108,13 @@ def scale_to_metric(
         except ScaleRefusedError as err:
             refusals.append(str(err))
     return replace(views, warnings=(*views.warnings, *refusals))
+
+
+def with_pose_unit(views: AlignedViews, *, metric_poses: bool) -> AlignedViews:
+    """Views whose scale is that of the given poses are metric where these are in metres, and only there."""
+    if metric_poses or views.scale_source != "poses":
+        return views
+    return replace(views, metric_scale=False, scale_source=None)
 
 
 def in_given_frame(views: AlignedViews, keyframes: Sequence[Keyframe]) -> bool:
@@ -156,7 +163,9 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
     return 0.5 * float(values[order[low]] + values[order[min(high, len(order) - 1)]])
 
 
-def scale_from_poses(pairs: Sequence[tuple[PointMap, Keyframe]], max_spread: float, *, metric: bool = True) -> _Found:
+def scale_from_poses(
+    pairs: Sequence[tuple[PointMap, Keyframe]], max_spread: float, *, metric: bool = True, seed: int = 0
+) -> _Found:
     """The similarity from the geometry's world to the frame of the given poses.
 
     Raises:
@@ -172,7 +181,7 @@ def scale_from_poses(pairs: Sequence[tuple[PointMap, Keyframe]], max_spread: flo
             f"the given positions of {len(posed)} keyframes spread over {extent:.2g} m only, "
             f"expected more than {_MIN_EXTENT_M} m to tell the scale"
         )
-    new_from_old, agree, warnings = _pose_similarity(given, found, 2 * max_spread * extent)
+    new_from_old, agree, warnings = _pose_similarity(given, found, 2 * max_spread * extent, seed)
     residual = [a.distance_to(new_from_old.apply_pose(b)) for a, b in zip(given, found, strict=True)]
     spread = _MAD_TO_SIGMA * float(np.median(residual)) / extent
     if int(agree.sum()) < max(min(3, len(posed)), (len(posed) + 1) // 2) or spread > max_spread:
@@ -214,7 +223,7 @@ def scale_from_network(
     """
     from reconx_ros.pointmap.network.metric_depth import resident_network
 
-    network = resident_network(config.metric_network, models, device, int(config.max_memory_gb * 1e9))
+    network = resident_network(config.metric_network, models, device, limit_bytes(config.max_memory_gb) or 0)
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _NETWORK_VIEWS)).round().astype(int))
     predicted = []
     for done, index in enumerate(chosen):
@@ -281,7 +290,7 @@ def _pairs(views: AlignedViews, keyframes: Sequence[Keyframe]) -> list[tuple[Poi
 
 def _available(pairs: Sequence[tuple[PointMap, Keyframe]], config: PointmapConfig) -> tuple[str, ...]:
     has_poses = sum(k.frame.world_from_cam is not None for _, k in pairs) >= 2
-    has_depth = config.use_depth and any(k.frame.depth_m is not None for _, k in pairs)
+    has_depth = any(k.frame.depth_m is not None for _, k in pairs)
     flags = {"poses": has_poses, "depth": has_depth, "network": bool(config.metric_network)}
     return tuple(name for name, there in flags.items() if there)
 
@@ -293,18 +302,18 @@ def _extent(poses: Sequence[SE3]) -> float:
 
 
 def _pose_similarity(
-    given: Sequence[SE3], found: Sequence[SE3], threshold: float
+    given: Sequence[SE3], found: Sequence[SE3], threshold: float, seed: int
 ) -> tuple[Sim3, np.ndarray, tuple[str, ...]]:
     """(given_from_found, cameras that agree, warnings); centres alone where given orientations are off."""
     try:
-        similarity, agree = robust_align_poses(given, found, threshold=threshold)
+        similarity, agree = robust_align_poses(given, found, threshold=threshold, seed=seed)
     except InvalidInputError as err:
         raise ScaleRefusedError(f"the given poses disagree with the images: {err}") from err
     turn = _median_turn_deg(given, found, similarity)
     if turn <= _MAX_TURN_DEG:
         return similarity, agree, ()
     try:
-        similarity, agree = robust_align_poses(given, found, threshold=threshold, orientations=False)
+        similarity, agree = robust_align_poses(given, found, threshold=threshold, orientations=False, seed=seed)
     except InvalidInputError as err:
         raise ScaleRefusedError(
             f"the given poses disagree with the images: their orientations differ by {turn:.0f} deg, expected at most "

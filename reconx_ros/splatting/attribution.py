@@ -8,13 +8,13 @@ import torch
 
 from reconx_ros.core import PLACE_TOLERANCE, GaussianScene, Provenance
 from reconx_ros.geometry.rotations import rotations_from_quaternions_wxyz
+from reconx_ros.geometry.working_frame import near_plane
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.harmonics import SH_C0
 from reconx_ros.splatting.projection import covariances, project_gaussians
 from reconx_ros.splatting.targets import TrainingView
 
 _MIN_VISIBLE_SHARE = 0.05  # of a Gaussian's own footprint, for its colour to count as seen
-_NEAR = 0.01
 
 
 def attribute(
@@ -91,13 +91,13 @@ def compared(places: torch.Tensor, view: TrainingView) -> Compared:
     with torch.no_grad():
         local = places @ view.cam_from_world[0, :3, :3].T + view.cam_from_world[0, :3, 3]
         z = local[:, 2]
-        uv = (local @ view.intrinsics[0].T)[:, :2] / z.clamp_min(_NEAR)[:, None]
+        uv = (local @ view.intrinsics[0].T)[:, :2] / torch.where(z > 0, z, 1.0)[:, None]
         column, row = uv.round().unbind(dim=-1)
-        inside = (z > _NEAR) & (column >= 0) & (row >= 0) & (column < view.camera.width) & (row < view.camera.height)
+        inside = (z > 0) & (column >= 0) & (row >= 0) & (column < view.camera.width) & (row < view.camera.height)
         pixel = torch.where(inside, row * view.camera.width + column, 0).long()
         depth = view.measured.flatten()[pixel]
         measured = inside & (depth > 0)
-        away = (z - depth) / depth.clamp_min(_NEAR)
+        away = (z - depth) / torch.where(depth > 0, depth, 1.0)
         return Compared(
             measured=measured,
             agrees=measured & (away.abs() <= PLACE_TOLERANCE),
@@ -127,7 +127,7 @@ def blending_weights(
             width=view.camera.width,
             height=view.camera.height,
             antialiased=antialiased,
-            near=_NEAR,
+            near=near_plane(scene.means),
         )
         (gradient,) = torch.autograd.grad((rendering.rgb[0] * pixels).sum(), flat)
     return gradient[:, 0] / SH_C0
@@ -143,7 +143,7 @@ def _footprints(scene: GaussianScene, view: TrainingView, antialiased: bool) -> 
             view.intrinsics[0],
             width=view.camera.width,
             height=view.camera.height,
-            near=_NEAR,
+            near=near_plane(scene.means),
         )
         out = torch.full((len(scene),), torch.inf, device=scene.means.device)
         share = seen.compensations if antialiased else 1.0

@@ -1,13 +1,14 @@
-"""The interface of rasterisers, and the table of those that there are."""
+"""The interface of rasterisers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
-from reconx_ros.core.registry import BackendInfo, with_entry_points
+if TYPE_CHECKING:
+    from reconx_ros.splatting.losses import SsimTarget
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +45,7 @@ class Rasterizer(Protocol):
         height: int,
         background: torch.Tensor | None = None,  # [C, 3]
         antialiased: bool = False,
-        near: float = 0.01,
+        near: float = 0.0,
     ) -> Rendering:
         """Render C cameras of one size.
 
@@ -62,7 +63,7 @@ class Rasterizer(Protocol):
             width, height: picture size in pixels.
             background: colour behind the scene; None is black.
             antialiased: scale opacity by the dilation's compensation factor.
-            near: Gaussians nearer than this are culled.
+            near: Gaussians nearer than this, in world units, are culled (``geometry.working_frame.near_plane``).
 
         Raises:
             InvalidInputError: for wrong shapes, or NaN or infinite parameters.
@@ -70,29 +71,10 @@ class Rasterizer(Protocol):
         ...
 
 
-_BUILTIN = {
-    "gsplat": BackendInfo(
-        name="gsplat",
-        target="reconx_ros.splatting.backends.gsplat:GsplatRasterizer",
-        summary="gsplat's CUDA kernels",
-        modules=("gsplat",),
-        extra="gpu",
-        needs=("cuda",),
-    ),
-    "native": BackendInfo(
-        name="native",
-        target="reconx_ros.splatting.backends.native:NativeRasterizer",
-        summary="our C kernels for the CPU",
-        needs=("compiler",),
-    ),
-    "reference": BackendInfo(
-        name="reference",
-        target="reconx_ros.splatting.backends.reference:ReferenceRasterizer",
-        summary="readable torch twin, slow",
-    ),
-}
+@runtime_checkable
+class ComputesSsim(Protocol):
+    """A rasteriser that comes with a faster structural-dissimilarity term than torch's."""
 
-
-def registry() -> dict[str, BackendInfo]:
-    """All known rasterisers by name."""
-    return with_entry_points(_BUILTIN, "reconx_ros.splatting")
+    def ssim_loss(self, image: torch.Tensor, target: SsimTarget, weight: torch.Tensor) -> torch.Tensor:
+        """As ``losses.torch_ssim_loss``."""
+        ...

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconx_ros.core.settings import Settings, setting
+from reconx_ros.core.registry import sections_field
+from reconx_ros.core.settings import Sections, StageSettings, setting
+from reconx_ros.splatting.registry import registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplattingConfig(Settings):
+class SplattingConfig(StageSettings):
     """Stage 3: view sequence to Gaussians (ReconX eq. 6-7)."""
 
     rasterizer: str = setting("auto", "Rasteriser: auto, gsplat (CUDA), native (compiled, CPU) or reference (torch).")
+    seed: int = setting(
+        -1, "Seed of the order of views, of backgrounds and of random Gaussians; -1 takes that of `seed`.", ge=-1
+    )
     steps: int = setting(1000, "Optimisation steps.", ge=0, le=100000)
     max_gaussians: int = setting(50000, "Budget of Gaussians; the pointmaps are thinned to it.", ge=1, le=10000000)
     max_size: int = setting(320, "Longer side of the supervising images.", unit="px", ge=16, le=4096)
@@ -83,3 +88,4 @@ class SplattingConfig(Settings):
     lr_scale: float = setting(2e-2, "Step of the logarithmic scales.", ge=0.0)
     lr_opacity: float = setting(5e-2, "Step of the opacity logits.", ge=0.0)
     lr_color: float = setting(1e-2, "Step of the constant colour; the higher harmonics take a twentieth of it.", ge=0.0)
+    sections: Sections = sections_field(registry)

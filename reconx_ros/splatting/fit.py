@@ -14,14 +14,13 @@ import torch
 from reconx_ros.core import CancelledError, GaussianScene, InvalidInputError, Job, ReconstructionError, ViewSequence
 from reconx_ros.core.checks import check_finite
 from reconx_ros.splatting.attribution import attribute
-from reconx_ros.splatting.base import Rasterizer, Rendering
+from reconx_ros.splatting.base import ComputesSsim, Rasterizer, Rendering
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.corrections import ViewCorrection, ViewCorrections
 from reconx_ros.splatting.losses import (
     LossWeights,
     PerceptualLoss,
     SsimLoss,
-    SsimTarget,
     torch_ssim_loss,
     view_loss,
 )
@@ -233,15 +232,8 @@ class _Fit:
 
 
 def ssim_loss_for(rasterizer: Rasterizer) -> SsimLoss:
-    """The compiled SSIM beside the compiled rasteriser, torch's beside any other."""
-    if rasterizer.name != "native":
-        return torch_ssim_loss
-    from reconx_ros.splatting.backends.native_ssim import native_ssim_loss
-
-    def compiled(image: torch.Tensor, target: SsimTarget, weight: torch.Tensor) -> torch.Tensor:
-        return native_ssim_loss(image, target.image, weight, target.known[..., 0], target.normalizer[..., 0])
-
-    return compiled
+    """The rasteriser's own SSIM where it has one, torch's beside any other."""
+    return rasterizer.ssim_loss if isinstance(rasterizer, ComputesSsim) else torch_ssim_loss
 
 
 def _check_scene(scene: GaussianScene) -> None:

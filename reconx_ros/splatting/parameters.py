@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from reconx_ros.core import GaussianScene
+from reconx_ros.geometry.working_frame import near_plane
 from reconx_ros.splatting.base import Rasterizer, Rendering
 from reconx_ros.splatting.config import SplattingConfig
 from reconx_ros.splatting.targets import TrainingView
@@ -31,6 +32,7 @@ class SceneParameters:
         quats_wxyz, log_scales, logit_opacities: as in GaussianScene.
         sh_constant: [N, 1, 3].
         sh_rest: [N, K - 1, 3].
+        near: near plane in world units.
     """
 
     initial: GaussianScene
@@ -42,6 +44,7 @@ class SceneParameters:
     logit_opacities: torch.Tensor
     sh_constant: torch.Tensor
     sh_rest: torch.Tensor
+    near: float
 
     @classmethod
     def of(cls, scene: GaussianScene, extent: float, device: torch.device) -> SceneParameters:
@@ -61,6 +64,7 @@ class SceneParameters:
             logit_opacities=_leaf(s.logit_opacities),
             sh_constant=_leaf(s.sh[:, :1]),
             sh_rest=_leaf(s.sh[:, 1:]),
+            near=near_plane(s.means),
         )
 
     def render(
@@ -85,6 +89,7 @@ class SceneParameters:
             height=view.camera.height,
             background=background,
             antialiased=antialiased,
+            near=self.near,
         )
 
     def scene(self) -> GaussianScene:

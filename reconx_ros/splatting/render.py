@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from reconx_ros.core import BY_TRUST, SE3, GaussianScene, Job, PinholeCamera, Provenance, Trajectory
 from reconx_ros.geometry.kinds import surest_majority
+from reconx_ros.geometry.working_frame import in_single_precision, near_plane
 from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.harmonics import sh_from_rgb
 from reconx_ros.splatting.holes import push_pull
@@ -56,7 +57,7 @@ def render_scene(
     """Render a scene along a trajectory, or from single cameras of any sizes.
 
     Args:
-        scene: N Gaussians.
+        scene: N Gaussians; one in double precision is drawn about its own centre.
         views: a trajectory, or pairs of (camera, world_from_cam).
         rasterizer: what renders; it must take tensors of ``device``.
         device: where torch computes.
@@ -76,13 +77,16 @@ def render_scene(
     """
     pairs = [(views.camera, p) for p in views.world_from_cams] if isinstance(views, Trajectory) else list(views)
     job = job or Job(stage="render")
-    on_device = scene.to(device)
+    near_origin, local_from_world = in_single_precision(scene)
+    on_device = near_origin.to(device)
     marks = _marks(on_device)
     out = []
     with torch.no_grad():
         for i, (camera, pose) in enumerate(pairs):
             job.step(i / len(pairs), f"view {i + 1} of {len(pairs)}")
-            out.append(_view(on_device, marks, camera, pose, rasterizer, background, antialiased, fill_holes))
+            local = pose if local_from_world is None else local_from_world @ pose
+            view = _view(on_device, marks, camera, local, rasterizer, background, antialiased, fill_holes)
+            out.append(replace(view, world_from_cam=pose))
     return out
 
 
@@ -129,6 +133,7 @@ def _view(
     device = scene.means.device
     pose = torch.as_tensor(world_from_cam.inverse().matrix, dtype=torch.float32, device=device)[None]
     intrinsics = torch.as_tensor(camera.matrix, dtype=torch.float32, device=device)[None]
+    near = near_plane(scene.means)
     pictures = [
         rasterizer.render(
             means=scene.means,
@@ -142,6 +147,7 @@ def _view(
             height=camera.height,
             background=torch.tensor([colour], dtype=torch.float32, device=device),
             antialiased=antialiased,
+            near=near,
         )
         for sh, colour in ((scene.sh, _BLACK if fill_holes else background), *((h, _BLACK) for h in marks.harmonics))
     ]

@@ -7,9 +7,11 @@ from typing import cast
 
 import torch
 
+from reconx_ros.core import BackendUnavailableError
 from reconx_ros.core.registry import create
-from reconx_ros.splatting.base import Rasterizer, registry
+from reconx_ros.splatting.base import Rasterizer
 from reconx_ros.splatting.config import SplattingConfig
+from reconx_ros.splatting.registry import registry
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,13 +31,20 @@ def select_rasterizer(config: SplattingConfig, device: torch.device) -> Rasteriz
 
 
 def _fastest(device: torch.device) -> str:
-    wanted = "gsplat" if device.type == "cuda" else "native"
-    reason = _missing(wanted)
-    if reason is None:
-        _LOG.info("rasterizer auto: chose %s, the fastest for device %s", wanted, device.type)
-        return wanted
-    _LOG.warning("rasterizer auto: chose reference, which is slow, because %s", reason)
-    return "reference"
+    """The first row that takes the device's tensors and can run; the last one always can."""
+    reason = ""
+    for row in registry().values():
+        if row.devices and device.type not in row.devices:
+            continue
+        missing = _missing(row.name)
+        if missing is None and not reason:
+            _LOG.info("rasterizer auto: chose %s, the fastest for device %s", row.name, device.type)
+            return row.name
+        if missing is None:
+            _LOG.warning("rasterizer auto: chose %s, which is slow, because %s", row.name, reason)
+            return row.name
+        reason = reason or missing
+    raise BackendUnavailableError(f"no rasterizer takes tensors on device {device.type}: {reason}")
 
 
 def _missing(name: str) -> str | None:

@@ -76,7 +76,7 @@ def _naver(name: str, hub_id: str, network: str) -> WeightsRow:
         name=name,
         hub_id=f"naver/{hub_id}",
         patterns=_NETWORK,
-        purpose=f"{network} (pointmap.dust3r_weights)",
+        purpose=f"{network} (pointmap.dust3r.weights)",
         licence_code=_NAVER,
         licence_weights=_NAVER,
     )

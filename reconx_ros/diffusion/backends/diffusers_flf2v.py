@@ -14,6 +14,7 @@ import torch
 
 from reconx_ros.core import InvalidInputError, Job
 from reconx_ros.core.memory import is_out_of_memory
+from reconx_ros.core.precision import dtype_from_precision
 from reconx_ros.diffusion.backends.diffusers_flf2v_ltx import LtxAdapter
 from reconx_ros.diffusion.backends.diffusers_flf2v_wan import WanAdapter
 from reconx_ros.diffusion.clips.plan import ClipPlan
@@ -21,7 +22,7 @@ from reconx_ros.diffusion.clips.render_guidance import LatentGuide, RenderTarget
 from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
 from reconx_ros.diffusion.clips.video_generator import VideoGenerator
 from reconx_ros.diffusion.config import DiffusionConfig
-from reconx_ros.diffusion.model_folders import checked_source, load_error, parts_bytes, place, precision_of, resident
+from reconx_ros.diffusion.model_folders import checked_source, load_error, parts_bytes, place, resident
 from reconx_ros.weights.resolve import how_to_get
 
 Adapter = WanAdapter | LtxAdapter
@@ -57,7 +58,7 @@ def _load(folder: Path, adapter: type[Adapter], config: DiffusionConfig, device:
     Raises:
         InvalidInputError: when it cannot be loaded.
     """
-    precisions = adapter.precisions(precision_of(config, device))
+    precisions = adapter.precisions(dtype_from_precision(config.precision, device, parameter="diffusion.precision"))
     try:
         pipeline = adapter.pipeline_class().from_pretrained(str(folder), torch_dtype=precisions, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:

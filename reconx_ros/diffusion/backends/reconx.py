@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from reconx_ros.core import DoesNotFitError, InvalidInputError, Job, ReconstructionError, ReconxError
-from reconx_ros.core.memory import is_out_of_memory
+from reconx_ros.core.memory import is_out_of_memory, limit_bytes
+from reconx_ros.core.precision import dtype_from_precision
 from reconx_ros.diffusion.clips.plan import ClipPlan
 from reconx_ros.diffusion.clips.render_guidance import LatentGuide, RenderTarget, cell_mask, standard_noise
 from reconx_ros.diffusion.clips.run import ClipFrames, ClipRequest
@@ -21,10 +22,10 @@ from reconx_ros.diffusion.model_folders import (
     load_error,
     parts_bytes,
     place,
-    precision_of,
     resident,
 )
 from reconx_ros.diffusion.network.folded import FoldedPipeline
+from reconx_ros.diffusion.network.generator_settings import ReconXGeneratorSettings
 
 _CURE = "make a folder with `reconx convert dynamicrafter`, or train one, and name it there"
 _GUIDE_SEED = 2**31  # added to the seed of a clip for the noise of the render guidance
@@ -42,7 +43,7 @@ class ReconXGenerator(VideoGenerator):
 
 
 def _load(folder: Path, config: DiffusionConfig, device: torch.device) -> ReconXClips:
-    dtype = precision_of(config, device)
+    dtype = dtype_from_precision(config.precision, device, parameter="diffusion.precision")
     try:
         if is_folded(str(folder)):
             return ReconXClips(FoldedPipeline.from_folder(folder, device, dtype))
@@ -80,7 +81,10 @@ class ReconXClips:
         return self._takes_path(config) or config.render_guidance > 0
 
     def _takes_path(self, config: DiffusionConfig) -> bool:
-        return bool(self._unet.camera_channels or self._unet.epipolar_levels) and config.camera_conditioning
+        return (
+            bool(self._unet.camera_channels or self._unet.epipolar_levels)
+            and config.own(ReconXGeneratorSettings).camera_conditioning
+        )
 
     def frame_count(self, config: DiffusionConfig) -> int:
         """Frames of a clip: as configured, or as trained."""
@@ -95,13 +99,14 @@ class ReconXClips:
             )
         structure = self.uses_points and config.structure_points > 0
         try:
-            self._pipeline.plan(len(plans[0]), config.height, config.width, structure, _limit(config))
+            limit = limit_bytes(config.max_memory_gb)
+            self._pipeline.plan(len(plans[0]), config.height, config.width, structure, limit)
         except ReconstructionError as error:
             raise DoesNotFitError(str(error)) from None
 
     def fill(self, request: ClipRequest, config: DiffusionConfig, job: Job) -> ClipFrames:
         """Run the pipeline once."""
-        frames = len(request.trajectory)
+        own, frames = config.own(ReconXGeneratorSettings), len(request.trajectory)
         guide = None if request.target is None else self._guide(request.target, request.seed)
         try:
             result = self._pipeline(
@@ -110,7 +115,7 @@ class ReconXClips:
                 points=request.points_cam,
                 trajectory=request.trajectory if self._takes_path(config) else None,
                 generator=torch.Generator().manual_seed(request.seed),
-                memory_limit_bytes=_limit(config),
+                memory_limit_bytes=limit_bytes(config.max_memory_gb),
                 job=job,
                 callback_on_step_end=None if guide is None or not guide.active else _held_to(guide),
                 frames=frames,
@@ -118,11 +123,11 @@ class ReconXClips:
                 prompt=config.prompt,
                 fps=config.fps or None,
                 steps=config.steps,
-                eta=config.eta,
-                image_guidance=config.image_guidance,
-                structure_guidance=config.structure_guidance,
-                guidance_rescale=config.guidance_rescale,
-                epipolar_threshold=config.epipolar_threshold,
+                eta=own.eta,
+                image_guidance=own.image_guidance,
+                structure_guidance=own.structure_guidance,
+                guidance_rescale=own.guidance_rescale,
+                epipolar_threshold=own.epipolar_threshold,
             )
         except ReconstructionError as error:
             raise DoesNotFitError(str(error)) from None
@@ -166,7 +171,3 @@ def _held_to(guide: LatentGuide) -> Any:
         return {"latents": guide.held(tensors["latents"], place, len(pipeline.scheduler.timesteps), signal, noise)}
 
     return step_end
-
-
-def _limit(config: DiffusionConfig) -> int | None:
-    return int(config.max_memory_gb * 1e9) or None

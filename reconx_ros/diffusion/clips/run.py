@@ -109,7 +109,7 @@ def run_clips(
         part.step(0.0, "rendering the points")
         renders = render_path(surfaces, plan.trajectory)
         known = {j: _picture(ref, views, clips, plan) for j, ref in plan.known.items()}
-        result = model.fill(_request(plan, known, renders, points, config, config.seed + k), config, part)
+        result = model.fill(_request(plan, known, renders, points, config, config.actual_seed + k), config, part)
         clips.append(_with_known(result.frames, known, plan))
         notes.extend(result.warnings)
         poses = plan.trajectory.world_from_cams
@@ -164,7 +164,7 @@ def _with_known(frames: torch.Tensor, known: dict[int, torch.Tensor], plan: Clip
 def _points(model: ClipModel, views: AlignedViews, config: DiffusionConfig) -> tuple[torch.Tensor | None, list[str]]:
     if config.structure_points == 0 or not model.uses_points:
         return None, []
-    points = scene_points(views, config.min_confidence, config.structure_points, config.seed)
+    points = scene_points(views, config.min_confidence, config.structure_points, config.actual_seed)
     if len(points):
         return points, []
     return None, [

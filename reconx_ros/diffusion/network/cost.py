@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from reconx_ros.core import InvalidInputError, ReconstructionError
+from reconx_ros.core.memory import GIGABYTE
 from reconx_ros.diffusion.network.unet import UNetConfig, VideoUNet
 
 _TEXT_TOKENS, _IMAGE_TOKENS = 77, 16
@@ -220,8 +221,8 @@ def plan_memory(
         fitting = int(max(room - moved_bytes, 0) / (step.activation_bytes / frames))
         advice = f"{fitting} frames would fit" if fitting >= 2 else "not even 2 frames would fit"
         raise ReconstructionError(
-            f"{frames} frames of {size} need {_MARGIN * needed / 1e9:.1f} GB, {(available or 0) / 1e9:.1f} GB are free;"
-            f" {advice}"
+            f"{frames} frames of {size} need {_MARGIN * needed / GIGABYTE:.1f} GB, "
+            f"{(available or 0) / GIGABYTE:.1f} GB are free; {advice}"
         )
     tiled = room is not None and decode_bytes > room
     notes = ("frames are decoded tile by tile, since one does not fit into memory at once",) if tiled else ()

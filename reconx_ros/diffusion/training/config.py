@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reconx_ros.core import ConfigError
+from reconx_ros.core.precision import PRECISIONS
 from reconx_ros.core.settings import Settings, setting
 from reconx_ros.diffusion.network.sampler import ScheduleConfig
 from reconx_ros.diffusion.network.structure_encoder import StructureConfig
@@ -13,7 +14,6 @@ from reconx_ros.diffusion.training.parts import PARTS
 
 STRUCTURE_SOURCES = ("own", "exchanged", "none")
 KNOWN = ("both", "first")
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class VideoTrainingConfig(Settings):
     smooth_share: float = setting(0.1, "Share of the steps with the smallest intervals.", ge=0.0, le=1.0)
     growth_share: float = setting(0.3, "Share of the steps in which the interval grows.", ge=0.0, le=1.0)
     gradient_checkpointing: bool = setting(False, "Compute activations twice instead of keeping them.")
-    precision: str = setting("fp32", "Of the networks' computations; weights stay fp32.", choices=PRECISIONS)
+    precision: str = setting("float32", "Of the networks' computations; weights stay float32.", choices=PRECISIONS[1:])
     seed: int = setting(0, "Seed of the initial weights and of every draw.", ge=0)
     workers: int = setting(1, "Processes that make clips; 0 makes them between the steps.", ge=0, le=64)
     validate_every: int = setting(500, "Steps between validations.", ge=1)
@@ -82,7 +82,7 @@ PRESETS: dict[str, VideoTrainingConfig] = {
     # ReconX, sec. 5.1: a converted DynamiCrafter. Batch, rate and what "spatial layers" are is ours to say.
     "reconx": VideoTrainingConfig(
         steps=32_000, image_attention_steps=2_000, parts=("spatial", "structure", "camera"), batch=1, reuse=1,
-        learning_rate=1e-5, final_rate=1e-5, rate_warmup_steps=500, average=0.9999, points=16_384, precision="bf16",
+        learning_rate=1e-5, final_rate=1e-5, rate_warmup_steps=500, average=0.9999, points=16_384, precision="bfloat16",
         gradient_checkpointing=True, workers=8, validate_every=1_000, sample_every=2_000, sample_steps=50,
         checkpoint_every=1_000,
     ),

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, ReconxError
+from reconx_ros.core import SE3, Frame, InvalidInputError, PinholeCamera, ReconxError, StorageError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import MILLIMETRE, read_bytes, read_depth, read_image
 from reconx_ros.io.lens import Lens
+from reconx_ros.io.plausible import check_camera
 from reconx_ros.io.rectify import Rectifier
 from reconx_ros.io.scene_views import Scene, SceneSplit, SceneView
+from reconx_ros.io.text import decoded_text
+
+_MAX_DEPTH_SHEAR = 0.02  # of the sides' ratio, which rounding of a shrunken map leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +70,11 @@ class DepthFile:
     Attributes:
         path: the file.
         unit_m: metres (or scene units) per step.
-        none: a further value that means unknown, besides 0.
         camera: of the depth picture; None where it lies on the image's grid, scaled as a whole.
     """
 
     path: Path
     unit_m: float = MILLIMETRE
-    none: int = 0
     camera: PinholeCamera | None = None
 
 
@@ -101,13 +103,15 @@ class Views:
             StorageError: when the picture is missing.
             InvalidInputError: when it is none, or its proportions or its lens cannot be.
         """
-        width, height = image_size(picture.path, as_stored=True)
+        as_stored = not _is_calibrated_turned(picture)
+        width, height = image_size(picture.path, as_stored=as_stored)
         lens = picture.lens.scaled_to(width, height, f"image {picture.path}")
+        check_camera(lens.camera, f"image {picture.path}")
         rectifier = self._rectifier(lens, picture.path)
         depth = picture.depth
 
         def read_frame(with_depth: bool) -> Frame:
-            rgb = rectifier.image(read_image(picture.path, as_stored=True), f"image {picture.path}")
+            rgb = rectifier.image(read_image(picture.path, as_stored=as_stored), f"image {picture.path}")
             depth_m = None
             if with_depth and depth is not None:
                 depth_m = rectifier.depth(_depth_on(lens.camera, depth), f"depth {depth.path}")
@@ -132,29 +136,43 @@ class Views:
         return self._rectifiers[lens]
 
 
+Splits = Callable[[list[str]], Mapping[str, SceneSplit]]
+"""The splits of a scene with these pictures."""
+
+
 def scene_from_pictures(
     request: Request,
-    found: Sequence[str],
+    paths: Mapping[str, Path],
     picture: Callable[[str], PictureFile],
     *,
     metric_scale: bool,
     layout: str,
-    pose_source: str,
-    splits: Mapping[str, SceneSplit],
+    pose_source: str | None,
+    splits: Splits,
     notes: tuple[str, ...] = (),
 ) -> Scene:
     """A scene of picture files, named after its folder, with those of its pictures that are asked for.
 
+    Pictures whose file is not there are left out and counted: people sort pictures out and leave the calibration.
+
     Args:
         request: what is read.
-        found: names of all pictures.
-        picture: the file of a name.
-        metric_scale, layout, pose_source, splits, notes: as ``Scene``.
+        paths: file of every picture by its name.
+        picture: the picture of a name.
+        splits: made of the pictures that are there.
+        metric_scale, layout, pose_source, notes: as ``Scene``.
 
     Raises:
-        StorageError, InvalidInputError: as ``chosen`` and ``Views.of``.
+        StorageError: when none of the pictures is there, or one that is asked for by name is not.
+        InvalidInputError: as ``chosen`` and ``Views.of``.
     """
-    names, views = chosen(found, request.names, request.root), Views()
+    there = [name for name, path in paths.items() if path.is_file()]
+    gone = [name for name in paths if name not in set(there)]
+    for name in chosen(list(paths), request.names, request.root):
+        if name in set(gone) and (request.names is not None or not there):
+            others = f", like {len(gone) - 1} other files of scene {request.root}" if len(gone) > 1 else ""
+            raise StorageError(f"file {paths[name]} cannot be read: it is not there{others}")
+    names, views = chosen(there, request.names, request.root), Views()
     return Scene(
         name=request.root.resolve().name,
         root=request.root,
@@ -162,19 +180,29 @@ def scene_from_pictures(
         metric_scale=metric_scale,
         layout=layout,
         pose_source=pose_source,
-        splits=splits,
-        notes=notes,
+        splits=splits(there),
+        notes=(*notes, *counted(len(gone), f"no file, such as {gone[0]}" if gone else "")),
     )
+
+
+def _is_calibrated_turned(picture: PictureFile) -> bool:
+    """Whether a calibration is of the picture as EXIF data turn it, not as it is stored: where only that size fits."""
+    width, height = image_size(picture.path, as_stored=True)
+    turned = image_size(picture.path)
+    return turned == picture.lens.camera.size != (width, height) and turned == (height, width)
 
 
 def _depth_on(camera: PinholeCamera, file: DepthFile) -> np.ndarray:
     """Depth [H, W] in metres on the image's grid, nearest value, 0 where unknown."""
     depth_m = read_depth(file.path, file.unit_m)
-    if file.none:
-        depth_m[depth_m >= np.float32(file.none) * np.float32(file.unit_m)] = 0
     height, width = depth_m.shape
     if file.camera is None and (width, height) == camera.size:
         return depth_m
+    if file.camera is None and abs(width * camera.height / (height * camera.width) - 1) > _MAX_DEPTH_SHEAR:
+        raise InvalidInputError(
+            f"depth {file.path} is {width}x{height}, expected {camera.width}x{camera.height} as its image, or a scaled "
+            "copy of that"
+        )
     source = (file.camera or camera).scaled_to(width, height)
     u = (np.arange(camera.width) - camera.cx) / camera.fx * source.fx + source.cx
     v = (np.arange(camera.height) - camera.cy) / camera.fy * source.fy + source.cy
@@ -204,7 +232,7 @@ def lines_from_file(path: Path) -> list[str]:
     Raises:
         StorageError: when it cannot be read.
     """
-    lines = read_bytes(path).decode("utf-8", "replace").splitlines()
+    lines = decoded_text(read_bytes(path)).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -228,40 +256,6 @@ def matrix_from_file(path: Path, rows: int, columns: int, lines: Sequence[str] |
     if matrix.shape != (rows, columns):
         raise InvalidInputError(f"file {path} holds no {rows}x{columns} matrix of numbers, one row per line")
     return matrix
-
-
-def se3_from_matrix(matrix: np.ndarray, name: str) -> SE3:
-    """A pose from a matrix [4, 4]; ``name`` begins its errors.
-
-    Raises:
-        InvalidInputError: when the matrix is not finite or not rigid.
-    """
-    try:
-        return SE3.from_matrix(matrix)
-    except ReconxError as err:
-        raise InvalidInputError(f"{name} has an unusable pose: {err}") from None
-
-
-def camera_from_intrinsics(
-    name: str, size: tuple[int, int], fx: float, fy: float, cx: float, cy: float
-) -> PinholeCamera:
-    """A camera whose pixel (0, 0) is the centre of the first pixel; ``name`` begins its errors.
-
-    Raises:
-        InvalidInputError: for a number that cannot be, or a principal point so far from the middle that the numbers
-            must belong to a picture of another size.
-    """
-    width, height = size
-    try:
-        camera = PinholeCamera(width=width, height=height, fx=fx, fy=fy, cx=cx, cy=cy)
-    except ReconxError as err:
-        raise InvalidInputError(f"{name}: {err}") from None
-    if not (0.2 < (cx + 0.5) / width < 0.8 and 0.2 < (cy + 0.5) / height < 0.8):
-        raise InvalidInputError(
-            f"{name} has its principal point at ({cx:g}, {cy:g}) of {width}x{height} pixels, expected it near the "
-            "middle: the numbers seem to belong to a picture of another size"
-        )
-    return camera
 
 
 def counted(count: int, what: str) -> tuple[str, ...]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from reconx_ros.core import InvalidInputError
 from reconx_ros.io.colmap import ColmapView, read_colmap
+from reconx_ros.io.plausible import rounding_moves
 from reconx_ros.io.readers.base import PictureFile, Request, scene_from_pictures
 from reconx_ros.io.readers.picture_folders import name_in, picture_folder, picture_paths
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import every_eighth_split
 
 _MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "dense/0/sparse", ".")
+_WORTH_CORRECTING = 1e-3  # of the cameras' spread
 
 
 def has_colmap_model(root: Path) -> bool:
@@ -35,18 +38,21 @@ def read_colmap_folder(request: Request) -> Scene:
     found = {view.name: view for view in sorted(read_colmap(model), key=lambda view: view.name)}
     if not found:
         raise InvalidInputError(f"COLMAP model {model} has no posed images, expected at least one")
-    files = picture_paths(_picture_folder(request, model), list(found))
+    folder = _picture_folder(request, model)
+    files, by_order = picture_paths(folder, list(found))
     by_name = {name_in(path, root): (path, found[key]) for key, path in files.items()}
-    return scene_from_pictures(
+    moves = rounding_moves(view.world_from_cam for view in found.values())
+    scene = scene_from_pictures(
         request,
-        list(by_name),
+        {name: path for name, (path, _) in by_name.items()},
         lambda name: _picture(name, *by_name[name]),
         metric_scale=False,
         layout="colmap",
         pose_source="COLMAP model",
-        splits=every_eighth_split(list(by_name)),
-        notes=_other_models(model),
+        splits=every_eighth_split,
+        notes=(*_other_models(model), *by_order, *_coarse(moves)),
     )
+    return replace(scene, coarse_positions=moves > _WORTH_CORRECTING)
 
 
 def _model_folder(root: Path) -> Path | None:
@@ -66,6 +72,15 @@ def _picture_folder(request: Request, model: Path) -> Path:
             if place == request.root:
                 break
     return picture_folder(request.root, request.images)
+
+
+def _coarse(moves: float) -> tuple[str, ...]:
+    if moves <= _WORTH_CORRECTING:
+        return ()
+    return (
+        f"so far from the origin, rounding of 1e-8 in a rotation moves a camera by {100 * moves:.2g} % of the cameras' "
+        "spread; reconx reconstruct asks the pictures whether it did",
+    )
 
 
 def _other_models(model: Path) -> tuple[str, ...]:

@@ -21,14 +21,14 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import image_files, read_bytes
 from reconx_ros.io.lens import Lens
+from reconx_ros.io.plausible import camera_from_intrinsics, se3_from_matrix
 from reconx_ros.io.readers.base import (
     PictureFile,
     Request,
-    camera_from_intrinsics,
+    counted,
     lines_from_file,
     matrix_from_file,
     scene_from_pictures,
-    se3_from_matrix,
 )
 from reconx_ros.io.readers.picture_folders import name_in
 from reconx_ros.io.scene_views import Scene, SceneSplit
@@ -37,6 +37,7 @@ from reconx_ros.io.splits import FEW_VIEW_SIZES, every_eighth_split
 _NPZ = ("cameras_sphere.npz", "cameras.npz", "cameras_large.npz")
 _PICTURE_FOLDERS = ("images", "image", "blended_images", "rgb")
 _MM = 0.001
+_MM_NOTE = ("translations are taken as millimetres, as in DTU",)
 # The division of DTU's 49 pictures that pixelNeRF made and RegNeRF kept: inputs in this order, dark or repeated
 # pictures left out, the others tested.
 _DTU_INPUTS = (25, 22, 28, 40, 44, 48, 0, 8, 13)
@@ -61,19 +62,19 @@ def read_dtu(request: Request) -> Scene:
     root = request.root
     folder = _picture_folder(request)
     archive = _archive(root)
-    matrices = _from_text(root, folder) if archive is None else _from_archive(root / archive, folder)
+    matrices, gone = _from_text(root, folder) if archive is None else _from_archive(root / archive, folder)
     is_scan = re.fullmatch(r"scan_?\d+(_train)?", root.resolve().name, re.IGNORECASE) is not None
     unit_m = _MM if is_scan else 1.0
     by_name = {name_in(path, root): path for path in matrices}
     return scene_from_pictures(
         request,
-        list(by_name),
+        by_name,
         lambda name: _picture(name, by_name[name], *matrices[by_name[name]], unit_m),
         metric_scale=is_scan,
         layout="dtu",
         pose_source="calibrated robot (DTU)" if is_scan else "camera files in MVSNet's or NeuS's form",
-        splits=_dtu_splits(list(by_name)) if is_scan else every_eighth_split(list(by_name)),
-        notes=("translations are taken as millimetres, as in DTU",) if is_scan else (),
+        splits=_dtu_splits if is_scan else every_eighth_split,
+        notes=(*_MM_NOTE[:is_scan], *counted(gone, "a camera, but no picture")),
     )
 
 
@@ -92,14 +93,14 @@ def _picture_folder(request: Request) -> Path:
 _Matrices = tuple[np.ndarray, np.ndarray]  # intrinsics [3, 3], world_from_cam [4, 4]
 
 
-def _from_text(root: Path, folder: Path) -> dict[Path, _Matrices]:
-    """By picture; the camera file of 00000007.jpg is 00000007_cam.txt."""
+def _from_text(root: Path, folder: Path) -> tuple[dict[Path, _Matrices], int]:
+    """By picture, and how many have a camera only; the camera file of 00000007.jpg is 00000007_cam.txt."""
     files = {path.name.removesuffix("_cam.txt"): path for path in sorted((root / "cams").glob("*_cam.txt"))}
     paths = sorted(image_files(folder))
     lonely = [path for path in paths if path.stem not in files]
     if lonely:
         raise InvalidInputError(f"image {lonely[0]} has no camera, expected {root / 'cams' / lonely[0].stem}_cam.txt")
-    return {path: _camera_file(files[path.stem]) for path in paths}
+    return {path: _camera_file(files[path.stem]) for path in paths}, len(files) - len({path.stem for path in paths})
 
 
 def _camera_file(path: Path) -> _Matrices:
@@ -119,21 +120,35 @@ def _inverse(matrix: np.ndarray, path: Path) -> np.ndarray:
         raise InvalidInputError(f"file {path} has a pose that cannot be inverted") from None
 
 
-def _from_archive(path: Path, folder: Path) -> dict[Path, _Matrices]:
-    """By picture, in sorted order."""
+def _from_archive(path: Path, folder: Path) -> tuple[dict[Path, _Matrices], int]:
+    """By picture, and how many have a matrix only."""
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
             found = {key: np.array(archive[key]) for key in archive.files if key.startswith("world_mat_")}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as err:
         raise InvalidInputError(f"{path} is no archive of numpy, or cut off: {err}") from None
     projections = {int(k.rsplit("_", 1)[1]): m for k, m in found.items() if k.rsplit("_", 1)[1].isdecimal()}
+    pairs = _paired(path, folder, sorted(projections))
+    named = {picture: _decomposed(projections[k], f"world_mat_{k} of {path}") for picture, k in pairs.items()}
+    return named, len(projections) - len(named)
+
+
+def _paired(path: Path, folder: Path, numbers: list[int]) -> dict[Path, int]:
+    """The matrix of each picture: the one of its number, else (as many as there are, without gaps) in sorted order."""
     paths = sorted(image_files(folder))
-    if not projections or len(paths) != len(projections):
+    named = {int(p.stem): p for p in paths if p.stem.isdecimal()}
+    if paths and len(named) == len(paths) and set(named) <= set(numbers):
+        return {named[k]: k for k in sorted(named)}
+    if not numbers or len(paths) != len(numbers):
         raise InvalidInputError(
-            f"{path} has {len(projections)} matrices world_mat_I, expected {len(paths)}, the pictures in {folder}"
+            f"{path} has {len(numbers)} matrices world_mat_I, expected {len(paths)}, the pictures in {folder}"
         )
-    places = zip(paths, sorted(projections), strict=True)
-    return {picture: _decomposed(projections[k], f"world_mat_{k} of {path}") for picture, k in places}
+    if len(named) == len(paths) and max(named) - min(named) >= len(named):
+        raise InvalidInputError(
+            f"{path} has matrices world_mat_{numbers[0]} to world_mat_{numbers[-1]}, expected the numbers of the "
+            f"pictures in {folder}, {min(named)} to {max(named)} with gaps"
+        )
+    return dict(zip(paths, numbers, strict=True))
 
 
 def _decomposed(projection: np.ndarray, name: str) -> _Matrices:

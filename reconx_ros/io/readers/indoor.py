@@ -6,7 +6,7 @@ its own; it is read at the pixels of the colour picture, as if the two cameras h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,14 @@ from reconx_ros.core import SE3, InvalidInputError, PinholeCamera
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import image_files, natural_order
 from reconx_ros.io.lens import Lens
+from reconx_ros.io.plausible import camera_from_intrinsics, se3_from_matrix
 from reconx_ros.io.readers.base import (
     DepthFile,
     PictureFile,
     Request,
-    camera_from_intrinsics,
     counted,
     matrix_from_file,
     scene_from_pictures,
-    se3_from_matrix,
 )
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import few_view_splits, neighbouring_splits
@@ -31,7 +30,7 @@ from reconx_ros.io.splits import few_view_splits, neighbouring_splits
 _COLOUR, _DEPTH, _POSE = ".color.png", ".depth.png", ".pose.txt"
 _SPLIT_FILES = ("TrainSplit.txt", "TestSplit.txt")
 _OWN_INTRINSICS = "camera-intrinsics.txt"
-_NO_DEPTH = 65535
+_NO_PICTURE = "a pose, but no picture"
 # 7-Scenes has no calibration. Its authors name 585 px and the middle (320, 240) for the depth camera; 525 px is what
 # work on the colour pictures uses (DSAC* and its successors).
 _KINECT_SIZE, _KINECT_COLOUR_PX, _KINECT_DEPTH_PX = (640, 480), 525.0, 585.0
@@ -55,13 +54,19 @@ def read_seven_scenes(request: Request) -> Scene:
     cameras = _seven_scenes_cameras(root)
     return scene_from_pictures(
         request,
-        list(poses),
+        {name: root / name for name in poses},
         lambda name: _seven_scenes_picture(root, name, poses[name], cameras),
         metric_scale=True,
         layout="7scenes",
         pose_source="KinectFusion",
-        splits=_seven_scenes_splits(root, poses),
-        notes=(*counted(len(found) - len(poses), "pose not finite"), *_assumed(root)),
+        splits=lambda names: _seven_scenes_splits(root, {name: poses[name] for name in names}),
+        notes=(
+            *counted(len(found) - len(poses), "pose not finite"),
+            *counted(
+                _alone(found, (p for f in (root, *_sequences(root)) for p in f.glob(f"frame-*{_POSE}"))), _NO_PICTURE
+            ),
+            *_assumed(root),
+        ),
     )
 
 
@@ -101,7 +106,7 @@ def _seven_scenes_picture(
         path=root / name,
         lens=Lens(camera=cameras[0]),
         world_from_cam=pose,
-        depth=DepthFile(path=depth, none=_NO_DEPTH, camera=cameras[1]) if depth.is_file() else None,
+        depth=DepthFile(path=depth, camera=cameras[1]),
     )
 
 
@@ -118,6 +123,11 @@ def _seven_scenes_splits(root: Path, poses: Mapping[str, SE3]) -> dict[str, Scen
         folders = tuple(f"seq-{int(number):02d}/" for number in numbers)
         parts.append([name for name in poses if name.startswith(folders)])
     return few_view_splits(parts[0], parts[1], "TrainSplit.txt and TestSplit.txt")
+
+
+def _alone(pictures: Sequence[Path], poses: Iterable[Path]) -> int:
+    """How many pose files have no picture."""
+    return sum(1 for _ in poses) - len(pictures)
 
 
 def is_scannet(root: Path) -> bool:
@@ -137,13 +147,16 @@ def read_scannet(request: Request) -> Scene:
     poses = _known_poses(root, {path: root / "pose" / f"{path.stem}.txt" for path in found})
     return scene_from_pictures(
         request,
-        list(poses),
+        {name: root / name for name in poses},
         lambda name: _scannet_picture(root, name, poses[name]),
         metric_scale=True,
         layout="scannet",
         pose_source="pose/ (BundleFusion in ScanNet)",
-        splits=neighbouring_splits(poses),
-        notes=counted(len(found) - len(poses), "pose not finite"),
+        splits=lambda names: neighbouring_splits({name: poses[name] for name in names}),
+        notes=(
+            *counted(len(found) - len(poses), "pose not finite"),
+            *counted(_alone(found, (root / "pose").glob("*.txt")), _NO_PICTURE),
+        ),
     )
 
 
@@ -152,13 +165,16 @@ def _scannet_picture(root: Path, name: str, pose: SE3) -> PictureFile:
     colour = _intrinsics_file(root, "color")
     if colour is None:
         raise InvalidInputError(f"scene {root} has no intrinsics, expected {root / 'intrinsic/intrinsic_color.txt'}")
-    depth_path, depth = root / "depth" / f"{path.stem}.png", None
-    if depth_path.is_file():
-        own = _intrinsics_file(root, "depth")
-        camera = None if own is None else _camera_from_file(own, image_size(depth_path, as_stored=True))
-        depth = DepthFile(path=depth_path, none=_NO_DEPTH, camera=camera)
+    depth = _scannet_depth(root, root / "depth" / f"{path.stem}.png") if (root / "depth").is_dir() else None
     camera = _camera_from_file(colour, image_size(path, as_stored=True))
     return PictureFile(name=name, path=path, lens=Lens(camera=camera), world_from_cam=pose, depth=depth)
+
+
+def _scannet_depth(root: Path, path: Path) -> DepthFile:
+    own = _intrinsics_file(root, "depth")
+    if own is None or not path.is_file():
+        return DepthFile(path=path)
+    return DepthFile(path=path, camera=_camera_from_file(own, image_size(path, as_stored=True)))
 
 
 def _intrinsics_file(root: Path, kind: str) -> Path | None:

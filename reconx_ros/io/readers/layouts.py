@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.io.readers import chunks, colmap_folder, dtu, indoor, llff, nerfstudio, scene_folder, tum
+from reconx_ros.io.readers import chunks, colmap_folder, dtu, indoor, llff, nerfstudio, photos, scene_folder, tum
 from reconx_ros.io.readers.base import SceneLayout
 
 LAYOUTS = (
@@ -66,8 +66,8 @@ LAYOUTS = (
     SceneLayout(
         name="photos",
         looks="images alone",
-        recognise=scene_folder.has_photos,
-        read=scene_folder.read_photos,
+        recognise=photos.has_photos,
+        read=photos.read_photos,
     ),
 )
 LAYOUT_NAMES = tuple(layout.name for layout in LAYOUTS)
@@ -87,5 +87,10 @@ def layout_from_folder(folder: Path, name: str | None = None) -> SceneLayout:
     for layout in LAYOUTS:
         if layout.recognise(folder):
             return layout
+    seen = photos.seen_instead(folder)
+    if seen:
+        raise InvalidInputError(
+            f"folder {folder} holds no images and no scene, expected one folder of pictures: {seen}"
+        )
     forms = "; ".join(f"{layout.name} ({layout.looks})" for layout in LAYOUTS)
     raise InvalidInputError(f"folder {folder} holds no images and no cameras.json or other scene, expected {forms}")

@@ -15,7 +15,8 @@ import numpy as np
 from reconx_ros.core import InvalidInputError, PinholeCamera, ReconxError
 from reconx_ros.io.images import image_files, read_bytes
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import PictureFile, Request, scene_from_pictures, se3_from_matrix
+from reconx_ros.io.plausible import se3_from_matrix
+from reconx_ros.io.readers.base import PictureFile, Request, scene_from_pictures
 from reconx_ros.io.readers.picture_folders import name_in, picture_folder
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import every_eighth_split
@@ -46,12 +47,12 @@ def read_llff(request: Request) -> Scene:
         pictures[name_in(path, root)] = _picture(name_in(path, root), path, row)
     return scene_from_pictures(
         request,
-        list(pictures),
+        {name: picture.path for name, picture in pictures.items()},
         pictures.__getitem__,
         metric_scale=False,
         layout="llff",
         pose_source="structure from motion (poses_bounds.npy)",
-        splits=every_eighth_split(list(pictures)),
+        splits=every_eighth_split,
     )
 
 

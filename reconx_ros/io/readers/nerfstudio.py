@@ -19,10 +19,12 @@ from reconx_ros.io.cameras_json import load_json, parse_number
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.images import IMAGE_SUFFIXES, MILLIMETRE
 from reconx_ros.io.lens import Lens
-from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, scene_from_pictures, se3_from_matrix
-from reconx_ros.io.readers.picture_folders import picture_folder
+from reconx_ros.io.plausible import check_middle, check_unique, se3_from_matrix
+from reconx_ros.io.readers.base import DepthFile, PictureFile, Request, scene_from_pictures
+from reconx_ros.io.readers.picture_folders import find_picture, name_in, picture_folder
 from reconx_ros.io.scene_views import Scene, SceneSplit
 from reconx_ros.io.splits import every_eighth_split, few_view_splits
+from reconx_ros.io.text import slashed
 
 _FILE = "transforms.json"
 _PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
@@ -49,14 +51,15 @@ def read_nerfstudio(request: Request) -> Scene:
     root = request.root
     entries = _entries(root)
     has_depth = any("depth_file_path" in entry for entry in entries.values())
+    paths = {name: _path(request, name) for name in entries}
     return scene_from_pictures(
         request,
-        list(entries),
-        lambda name: _picture(request, name, entries[name]),
+        paths,
+        lambda name: _picture(request, name, paths[name], entries[name]),
         metric_scale=has_depth,
         layout="nerfstudio",
         pose_source="transforms.json",
-        splits=_splits(root, entries),
+        splits=lambda names: _splits(root, {name: entries[name] for name in names}),
         notes=("depth pictures are taken as millimetres and poses as metres",) if has_depth else (),
     )
 
@@ -64,7 +67,7 @@ def read_nerfstudio(request: Request) -> Scene:
 def _entries(root: Path) -> dict[str, dict[str, Any]]:
     """Frames by file, each with what stands at the top of its file."""
     files = [root / name for name in ([_FILE] if (root / _FILE).is_file() else _PARTS)]
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for path in (path for path in files if path.is_file()):
         document = load_json(path)
         frames = document.pop("frames", None)
@@ -73,14 +76,34 @@ def _entries(root: Path) -> dict[str, dict[str, Any]]:
         for k, frame in enumerate(frames):
             if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
                 raise InvalidInputError(f"frame {k} in {path} has no 'file_path', expected a picture")
-            entries[_file(root, frame["file_path"])] = {**document, **frame, "part": path.name}
+        names = [_file(root, frame["file_path"]) for frame in frames]
+        check_unique(names, f"file {path}")
+        for name, frame in zip(names, frames, strict=True):
+            entry = {**document, **frame, "part": path.name}
+            if name in entries and entries[name].get("transform_matrix") != entry.get("transform_matrix"):
+                raise InvalidInputError(
+                    f"picture '{name}' has one pose in {entries[name]['part']} and another one in {path}, expected one"
+                )
+            entries[name] = entry
     return entries
 
 
 def _file(root: Path, name: str) -> str:
-    """The path as written, relative to the scene; Blender scenes leave out the suffix."""
-    name = name.removeprefix("./")
-    return name if Path(name).suffix.lower() in IMAGE_SUFFIXES or (root / name).is_file() else f"{name}.png"
+    """The picture's name relative to the scene; Blender scenes leave out the suffix."""
+    name = slashed(name).removeprefix("./")
+    path = find_picture(root, name)
+    if path.is_file():
+        return name_in(path, root)
+    return name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.png"
+
+
+def _path(request: Request, name: str) -> Path:
+    """The file of a picture: in the folder asked for, or in one of shrunken copies where its own is not there."""
+    path = request.root / name
+    if request.images is None and path.parent.is_dir():
+        return path
+    inner = Path(name).parts[1:] or (name,)
+    return find_picture(picture_folder(request.root, request.images), "/".join(inner))  # DL3DV has images_4 alone
 
 
 def _splits(root: Path, entries: Mapping[str, dict[str, Any]]) -> dict[str, SceneSplit]:
@@ -96,19 +119,17 @@ def _splits(root: Path, entries: Mapping[str, dict[str, Any]]) -> dict[str, Scen
     return few_view_splits([n for n in parts["train"] if n not in set(test)], test, "split of transforms.json")
 
 
-def _picture(request: Request, name: str, entry: dict[str, Any]) -> PictureFile:
+def _picture(request: Request, name: str, path: Path, entry: dict[str, Any]) -> PictureFile:
     title = f"image {name} of scene {request.root}"
-    path = request.root / name
-    if request.images is not None or not path.parent.is_dir():  # DL3DV comes with images_4 or images_8 alone
-        path = picture_folder(request.root, request.images) / path.name
+    full_size = request.root / name
     depth = entry.get("depth_file_path")
     unit_m = parse_number(entry, "depth_unit_scale_factor", title, MILLIMETRE)
     return PictureFile(
         name=name,
         path=path,
-        lens=_lens(entry, path, title),
+        lens=_lens(entry, full_size if full_size.is_file() else path, title),
         world_from_cam=_pose(entry, title),
-        depth=None if depth is None else DepthFile(path=request.root / str(depth), unit_m=unit_m),
+        depth=None if depth is None else DepthFile(path=request.root / slashed(str(depth)), unit_m=unit_m),
     )
 
 
@@ -117,19 +138,31 @@ def _pose(entry: dict[str, Any], title: str) -> SE3:
     if "transform_matrix" not in entry:
         raise InvalidInputError(f"{title} has no pose, expected a 'transform_matrix' in transforms.json")
     try:
-        matrix = np.array(entry["transform_matrix"], dtype=np.float64)
-        applied = np.array(entry.get("applied_transform", np.eye(4)[:3]), dtype=np.float64)
-        matrix = np.vstack([matrix[:3], [0, 0, 0, 1]])
-        matrix[:3, 3] /= parse_number(entry, "applied_scale", title, 1.0)
-        matrix = np.linalg.inv(np.vstack([applied[:3], [0, 0, 0, 1]])) @ matrix
-    except (IndexError, TypeError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
+        matrix = _homogeneous(entry["transform_matrix"])
+        applied = _homogeneous(entry.get("applied_transform", np.eye(4)))
+        undone = np.linalg.inv(applied)
+        scale = 1 / parse_number(entry, "applied_scale", title, 1.0)
+    except (TypeError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         raise InvalidInputError(
             f"{title} has a transform_matrix or applied_transform that is no 3x4 or 4x4 matrix"
         ) from None
-    return se3_from_matrix(matrix @ _OPENCV_FROM_OPENGL, title)
+    se3_from_matrix(matrix, title)
+    matrix[:3, 3] *= scale
+    return se3_from_matrix(undone @ matrix @ _OPENCV_FROM_OPENGL, title)
+
+
+def _homogeneous(rows: Any) -> np.ndarray:
+    """[4, 4] of a matrix [3, 4] or [4, 4].
+
+    Raises:
+        ValueError: for another shape.
+    """
+    matrix = np.array(rows, dtype=np.float64)
+    return np.vstack([matrix, [0, 0, 0, 1]]) if matrix.shape == (3, 4) else matrix.reshape(4, 4)
 
 
 def _lens(entry: dict[str, Any], path: Path, title: str) -> Lens:
+    """The calibration; of the picture at ``path`` where the file does not say of which size."""
     width, height = image_size(path, as_stored=True)
     w, h = parse_number(entry, "w", title, width), parse_number(entry, "h", title, height)
     fx = _focal(entry, "fl_x", "camera_angle_x", w, title)
@@ -143,6 +176,8 @@ def _lens(entry: dict[str, Any], path: Path, title: str) -> Lens:
         camera = PinholeCamera.from_corner_origin(int(w), int(h), fx, fy, cx, cy)
     except ReconxError as err:
         raise InvalidInputError(f"{title}: {err}") from None
+    if not {"w", "h"} <= entry.keys():
+        check_middle(camera, title)
     return Lens(camera=camera, model=model, coefficients=coefficients)
 
 

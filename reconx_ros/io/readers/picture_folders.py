@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from reconx_ros.core import InvalidInputError
-from reconx_ros.io.images import image_files
+from reconx_ros.io.images import HEIF_SUFFIXES, IMAGE_SUFFIXES, image_files
+from reconx_ros.io.plausible import check_one_file_each
+from reconx_ros.io.text import slashed
 
 
-def picture_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The file of each name: the one of that name, else of that stem, else (as many files as names) in sorted order.
+def picture_paths(folder: Path, names: Sequence[str]) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The file of each name: the one of that name, else of that stem, else in sorted order; and notes about it.
 
-    Folders of shrunken copies often hold another format, or, in LLFF's data, other names.
+    Folders of shrunken copies often hold another format, or, in LLFF's data, other names. Order decides only where none
+    of the names is there and there are as many files as names: one lost picture would move all poses behind it.
 
     Raises:
         StorageError: when the folder cannot be listed.
+        InvalidInputError: when two names lead to one file, since they differ only by folder or suffix.
     """
-    exact = {name: folder / name for name in names}
-    if all(path.is_file() for path in exact.values()):
-        return exact
+    found = {name: find_picture(folder, name) for name in names}
     there = image_files(folder) if folder.is_dir() else []
-    stems = {path.stem: path for path in there}
-    if all(Path(name).stem in stems for name in names):
-        return {name: stems[Path(name).stem] for name in names}
-    if len(there) == len(names):
-        return dict(zip(sorted(names), sorted(there), strict=True))
-    return exact
+    if not any(path.is_file() for path in found.values()) and there and len(there) == len(names):
+        note = f"none of the names, such as {names[0]}, is in {folder}: its pictures are taken in sorted order"
+        return dict(zip(sorted(names), sorted(there), strict=True)), (note,)
+    check_one_file_each(found.items(), f"folder {folder}")
+    return found, ()
+
+
+def find_picture(folder: Path, name: str) -> Path:
+    """The file of a name: with the separators of any system, with another suffix, or without folders that are not here.
+
+    The path as written where there is no such file.
+    """
+    path = folder / slashed(name)
+    for place in (path.parent,) if path.parent.is_dir() else (folder,):
+        for stem in (path.name, path.stem):
+            for end in ("", *_suffixes()):
+                if (place / f"{stem}{end}").is_file():
+                    return place / f"{stem}{end}"
+    return path
+
+
+@lru_cache(maxsize=1)
+def _suffixes() -> tuple[str, ...]:
+    """The usual ones first, each in small and in capital letters."""
+    usual = (".png", ".jpg", ".jpeg")
+    every = (*usual, *sorted((IMAGE_SUFFIXES | HEIF_SUFFIXES) - set(usual)))
+    return tuple(form for end in every for form in (end, end.upper()))
 
 
 def picture_folder(root: Path, wanted: str | None, usual: Sequence[str] = ("images",)) -> Path:

@@ -17,17 +17,18 @@ import numpy as np
 from reconx_ros.core import SE3, InvalidInputError, ReconxError
 from reconx_ros.io.image_size import image_size
 from reconx_ros.io.lens import Lens
+from reconx_ros.io.plausible import camera_from_intrinsics, check_unique, pose_from_quaternion
 from reconx_ros.io.readers.base import (
     DepthFile,
     PictureFile,
     Request,
-    camera_from_intrinsics,
     counted,
     lines_from_file,
     scene_from_pictures,
 )
 from reconx_ros.io.scene_views import Scene
 from reconx_ros.io.splits import neighbouring_splits
+from reconx_ros.io.text import slashed
 
 _WITHIN_NS = 20_000_000
 _DEPTH_UNIT_M = 1 / 5000
@@ -64,7 +65,8 @@ def read_tum(request: Request) -> Scene:
         raise InvalidInputError(
             f"scene {root} has no picture in rgb.txt within 20 ms of a pose in groundtruth.txt, expected at least one"
         )
-    lens, files = _lens(root, root / pictures[min(pose_of)][1]), {}
+    check_unique((pictures[k][1] for k in sorted(pose_of)), f"{root / 'rgb.txt'}")
+    lens, files = _lens(root, [root / pictures[k][1] for k in sorted(pose_of)]), {}
     for k in sorted(pose_of):
         depth = DepthFile(path=root / depths[depth_of[k]][1], unit_m=_DEPTH_UNIT_M) if k in depth_of else None
         stamp_ns, name = pictures[k]
@@ -78,14 +80,19 @@ def read_tum(request: Request) -> Scene:
         )
     return scene_from_pictures(
         request,
-        list(files),
+        {name: file.path for name, file in files.items()},
         files.__getitem__,
         metric_scale=True,
         layout="tum",
         pose_source="groundtruth.txt, nearest in time",
-        splits=neighbouring_splits({pictures[k][1]: poses[pose_of[k]][1] for k in sorted(pose_of)}),
+        splits=lambda names: neighbouring_splits({name: _posed(files[name]) for name in names}),
         notes=counted(len(pictures) - len(pose_of), "no pose within 20 ms"),
     )
+
+
+def _posed(file: PictureFile) -> SE3:
+    assert file.world_from_cam is not None
+    return file.world_from_cam
 
 
 def nearest_pairs(first_ns: Sequence[int], second_ns: Sequence[int], within_ns: int) -> dict[int, int]:
@@ -114,7 +121,7 @@ def _listed(path: Path) -> list[tuple[int, str]]:
         words = line.split(maxsplit=1)
         if len(words) != 2:
             raise InvalidInputError(f"{path} has the line {line!r}, expected a time and a file")
-        rows.append((_stamp_ns(words[0], path), words[1]))
+        rows.append((_stamp_ns(words[0], path), slashed(words[1])))
     return rows
 
 
@@ -124,8 +131,10 @@ def _poses(path: Path) -> list[tuple[int, SE3]]:
         words = line.replace(",", " ").split()
         try:
             numbers = np.array([float(word) for word in words[1:8]])
-            pose = SE3.from_quaternion_xyzw(numbers[:3], numbers[3:])
-        except (ValueError, ReconxError):
+            pose = pose_from_quaternion(numbers[[6, 3, 4, 5]], numbers[:3])
+        except ReconxError as err:
+            raise InvalidInputError(f"{path} has the line {line!r}: {err}") from None
+        except (ValueError, IndexError):
             raise InvalidInputError(f"{path} has the line {line!r}, expected time tx ty tz qx qy qz qw") from None
         rows.append((_stamp_ns(words[0], path), pose))
     return rows
@@ -139,8 +148,8 @@ def _stamp_ns(word: str, path: Path) -> int:
         raise InvalidInputError(f"{path} has the time '{word}', expected seconds") from None
 
 
-def _lens(root: Path, picture: Path) -> Lens:
-    """Of calibration.txt where there is one, for the size of ``picture``; else the benchmark's by number."""
+def _lens(root: Path, pictures: Sequence[Path]) -> Lens:
+    """Of calibration.txt where there is one, for the size of the pictures; else the benchmark's by number."""
     own = root / _OWN_CALIBRATION
     if own.is_file():
         words = " ".join(lines_from_file(own)).split()
@@ -150,7 +159,8 @@ def _lens(root: Path, picture: Path) -> Lens:
             numbers = ()
         if len(numbers) not in (4, 8, 9):
             raise InvalidInputError(f"{own} holds {len(words)} words, expected fx fy cx cy, or with k1 k2 p1 p2 [k3]")
-        return _lens_from_numbers(numbers, image_size(picture, as_stored=True), own)
+        first = next((path for path in pictures if path.is_file()), pictures[0])
+        return _lens_from_numbers(numbers, image_size(first, as_stored=True), own)
     found = re.search(r"(?:freiburg|fr)_?([123])(?!\d)", root.resolve().name.lower())
     if found is None:
         raise InvalidInputError(

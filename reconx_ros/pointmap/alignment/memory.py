@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.core.memory import GIGABYTE, limit_bytes
 from reconx_ros.pointmap.alignment.state import PER_UNIT
 
 _MAP_BYTES = 16  # per pixel of a map: three coordinates and a confidence, float32
 _PIXEL_BYTES = 40  # per pixel of an image: offsets, depths of two states, confidence, known depth
 _WORKSPACE = 300 << 20  # chunks and torch's own
-_GIGABYTE = 1e9  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +76,12 @@ def check_memory(
         InvalidInputError: when it does not fit.
     """
     estimate = estimate_memory(pairs, sizes, coarse_pixels=coarse_pixels)
-    if 0 < max_memory_gb * _GIGABYTE < estimate.total:
+    limit = limit_bytes(max_memory_gb)
+    if limit is not None and limit < estimate.total:
         raise InvalidInputError(
             f"global alignment of {len(sizes)} images in {len(pairs)} pairs needs about "
-            f"{estimate.total / _GIGABYTE:.1f} GB ({estimate.predictions / _GIGABYTE:.1f} for predictions, "
-            f"{estimate.system / _GIGABYTE:.1f} for the system of cameras), "
+            f"{estimate.total / GIGABYTE:.1f} GB ({estimate.predictions / GIGABYTE:.1f} for predictions, "
+            f"{estimate.system / GIGABYTE:.1f} for the system of cameras), "
             f"expected at most {max_memory_gb:g} GB: use a sparser pair graph, for example swin-2, or smaller images"
         )
     return estimate

@@ -1,115 +1,26 @@
-"""RGB-D keyframes as they are: the sensor's depth on the working grid, with a confidence; on request, holes filled."""
+"""RGB-D keyframes as they are; on request, the sensor's holes are filled by multi-view stereo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
-import torch.nn.functional as nnf
 
-from reconx_ros.core import (
-    AlignedViews,
-    InsufficientParallaxError,
-    InvalidInputError,
-    Job,
-    Keyframe,
-    PointMap,
-    Provenance,
-    ReconstructionError,
-)
-from reconx_ros.geometry.resize import resize_area, resize_nearest
-from reconx_ros.pointmap.backends.multiview import MultiviewBackend
+from reconx_ros.core import AlignedViews, InsufficientParallaxError, Job, Keyframe, ReconstructionError
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.stereo.confidence import TRUSTED_ERROR
-from reconx_ros.pointmap.stereo.consistency import agreement, tested
-from reconx_ros.pointmap.stereo.views import known_pose
+from reconx_ros.pointmap.sfm.posed_depth import posed_depth
+from reconx_ros.pointmap.stereo.depth_sensor import filled_depth, sensor_depth
+from reconx_ros.pointmap.stereo.memory import sensor_bytes
+from reconx_ros.pointmap.stereo.settings import DepthSensorSettings
 
-_EDGE_BEND = 0.03  # relative bend of inverse depth at which trust falls to 1 / e
-_HOLE_BEND = 0.02  # bend assumed next to a hole: flying pixels gather there
 _READ_SHARE = 0.05  # of the progress bar, when holes are filled
-_SURE = 0.5  # confidence from which a sensor's pixel judges depth from several views
-_MIN_COMMON_PX = 100
-_MIN_AGREEMENT = 0.3  # share of agreeing pixels below which the poses do not allow filling
-
-
-def range_trust(depth_m: torch.Tensor) -> torch.Tensor:
-    """Chance [H, W] that sensor noise stays below 2 % of the depth.
-
-    Axial noise of structured-light and stereo sensors, sigma = 1.2 mm + 1.9 mm / m^2 * (z - 0.4 m)^2 (Nguyen, Izadi
-    and Lovell, "Modeling Kinect sensor noise for improved 3D reconstruction and tracking", 3DIMPVT 2012).
-    """
-    sigma_m = 0.0012 + 0.0019 * (depth_m - 0.4) ** 2
-    return torch.erf(TRUSTED_ERROR * depth_m / (sigma_m * 2**0.5))
-
-
-def surface_bend(depth: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Relative second difference [H, W] of inverse depth, the larger of both axes; zero on every plane, slanted or not.
-
-    Next to a hole, where it cannot be measured, a moderate bend is assumed.
-    """
-    inverse = torch.where(valid, 1 / depth.clamp_min(1e-6), torch.nan)
-    padded = nnf.pad(inverse[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    middle = padded[1:-1, 1:-1]
-    across = (padded[1:-1, 2:] + padded[1:-1, :-2] - 2 * middle).abs() / middle
-    along = (padded[2:, 1:-1] + padded[:-2, 1:-1] - 2 * middle).abs() / middle
-    return torch.maximum(across, along).nan_to_num(_HOLE_BEND)
-
-
-def _require_usable(keyframes: Sequence[Keyframe], config: PointmapConfig) -> None:
-    if not keyframes:
-        raise InvalidInputError("depth_sensor got no keyframes, expected at least one")
-    if not config.use_depth:
-        raise InvalidInputError("pointmap backend is depth_sensor but use_depth is false, expected use_depth: true")
-    missing = [str(k.id) for k in keyframes if k.frame.depth_m is None]
-    if missing:
-        raise InvalidInputError(
-            f"{len(missing)} of {len(keyframes)} keyframes have no depth image (keyframe {', '.join(missing[:8])}), "
-            "expected depth on every keyframe, or the backend multiview"
-        )
-
-
-def _pointmap(keyframe: Keyframe, config: PointmapConfig, device: torch.device) -> PointMap:
-    frame = keyframe.frame
-    camera = frame.camera.fitted_to(config.max_size)
-    raw = torch.from_numpy(np.array(frame.depth_m, dtype=np.float32)).to(device)
-    depth = resize_nearest(raw, camera.width, camera.height)
-    far = config.max_depth or torch.inf
-    valid = torch.isfinite(depth) & (depth > max(config.min_depth, 0.0)) & (depth <= far)
-    depth = torch.where(valid, depth, 1.0)
-    trust = range_trust(depth) * torch.exp(-surface_bend(depth, valid) / _EDGE_BEND)
-    return PointMap(
-        rgb=resize_area(frame.rgb().to(device), camera.width, camera.height).cpu(),
-        depth=depth.cpu(),
-        confidence=(trust.clamp(0, 1) * valid).cpu(),
-        valid=valid.cpu(),
-        provenance=Provenance.OBSERVED.where(valid).cpu(),
-        camera=camera,
-        world_from_cam=known_pose(keyframe),
-        keyframe_id=keyframe.id,
-    )
-
-
-def _read(keyframes: Sequence[Keyframe], config: PointmapConfig, device: torch.device, job: Job) -> list[PointMap]:
-    views = []
-    for i, keyframe in enumerate(keyframes):
-        job.step(i / len(keyframes), f"reading depth {i + 1} of {len(keyframes)}")
-        views.append(_pointmap(keyframe, config, device))
-    if not any(bool(v.valid.any()) for v in views):
-        raise ReconstructionError(
-            f"none of the {len(views)} depth images has a usable value, expected metres between "
-            f"{config.min_depth:g} and {config.max_depth or float('inf'):g}"
-        )
-    return views
 
 
 class DepthSensorBackend:
-    """Stage 1 for RGB-D frames with known poses: the depth image is the geometry.
+    """Stage 1 for RGB-D frames with known poses: the depth image is the geometry, as ``sensor_depth``.
 
-    Depth goes to the working grid by nearest neighbour, so that no value is mixed across an edge; 0, NaN, infinity and
-    what lies outside ``min_depth`` to ``max_depth`` are holes. With ``fill_depth``, a hole takes the depth that several
-    views agree on (``MultiviewBackend``), where no other sensor image contradicts it; sensor depth stays as it is.
+    With ``fill_depth``, holes take what ``posed_depth`` finds there, as ``filled_depth`` says.
     """
 
     name = "depth_sensor"
@@ -117,24 +28,24 @@ class DepthSensorBackend:
     def reconstruct(
         self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device, job: Job
     ) -> AlignedViews:
-        """Depth, confidence and camera of every keyframe, as ``PointmapBackend`` says; one keyframe is enough.
+        """Depth, confidence and camera of every keyframe, as ``PointmapBackend`` says; errors as ``sensor_depth``."""
+        fills = config.own(DepthSensorSettings).fill_depth and len(keyframes) > 1
+        reading = _part(job, 0.0, _READ_SHARE) if fills else job
+        found = sensor_depth(keyframes, config, device=device, job=reading, backend=self.name)
+        if not fills:
+            return found
+        filling = _part(job, _READ_SHARE, 1.0)
+        try:
+            swept = posed_depth(keyframes, config, device=device, job=filling, backend=self.name)
+        except (InsufficientParallaxError, ReconstructionError) as err:
+            return replace(found, warnings=(*found.warnings, f"holes of the sensor's depth stay open: {err}"))
+        return filled_depth(found, swept, config.consistency)
 
-        Raises:
-            InvalidInputError: for a keyframe without depth or pose, or when ``use_depth`` is off.
-            ReconstructionError: when no depth image holds a usable value.
-            CancelledError: when the job was cancelled.
-        """
-        _require_usable(keyframes, config)
-        fills = config.fill_depth and len(keyframes) > 1
-        views = _read(keyframes, config, device, _part(job, 0.0, _READ_SHARE) if fills else job)
-        empty = [str(v.keyframe_id) for v in views if not bool(v.valid.any())]
-        warnings: tuple[str, ...] = (
-            (f"the depth image of keyframe {', '.join(empty)} has no usable value",) if empty else ()
-        )
-        found = AlignedViews(
-            views=tuple(views), metric_scale=True, scale_source="depth", backend=self.name, warnings=warnings
-        )
-        return _filled(found, keyframes, config, device, _part(job, _READ_SHARE, 1.0)) if fills else found
+    def estimate_bytes(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+    ) -> float | None:
+        """As ``EstimatesMemory``."""
+        return sensor_bytes(keyframes, config, device)
 
 
 def _part(job: Job, start: float, end: float) -> Job:
@@ -144,103 +55,3 @@ def _part(job: Job, start: float, end: float) -> Job:
         job.on_progress(stage, start + (end - start) * fraction, message)
 
     return Job(stage=job.stage, on_progress=forward, token=job.token)
-
-
-def _filled(
-    found: AlignedViews, keyframes: Sequence[Keyframe], config: PointmapConfig, device: torch.device, job: Job
-) -> AlignedViews:
-    """The same with holes filled where that can be trusted, at the poses that the sweep used."""
-    try:
-        swept = MultiviewBackend().reconstruct(keyframes, config, device=device, job=job)
-    except (InsufficientParallaxError, ReconstructionError) as err:
-        return replace(found, warnings=(*found.warnings, f"holes of the sensor's depth stay open: {err}"))
-    views = [replace(v, world_from_cam=s.world_from_cam) for v, s in zip(found.views, swept.views, strict=True)]
-    rates = [sensor_agreement(view, sweep) for view, sweep in zip(views, swept.views, strict=True)]
-    return replace(
-        found,
-        views=tuple(
-            filled_view(view, sweep, rate, [o for o in views if o is not view], config.consistency)
-            if rate is not None and rate.share >= _MIN_AGREEMENT
-            else view
-            for view, sweep, rate in zip(views, swept.views, rates, strict=True)
-        ),
-        warnings=(*found.warnings, *_fill_warnings(views, rates)),
-        pose_corrections=swept.pose_corrections,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SensorAgreement:
-    """How depth from several views compares with the sensor's, where a view has both.
-
-    Attributes:
-        share: of these pixels within ``TRUSTED_ERROR``, in [0, 1].
-        expected: mean confidence of the depth from several views there, which foretells that share.
-        pixels: how many there are.
-    """
-
-    share: float
-    expected: float
-    pixels: int
-
-
-def sensor_agreement(sensor: PointMap, swept: PointMap) -> SensorAgreement | None:
-    """Compare two depth maps of one view; None where too few pixels are sure in both."""
-    both = sensor.valid & swept.valid & (sensor.confidence >= _SURE)
-    count = int(both.sum())
-    if count < _MIN_COMMON_PX:
-        return None
-    error = (swept.depth[both] - sensor.depth[both]).abs() / sensor.depth[both]
-    return SensorAgreement(
-        share=float((error <= TRUSTED_ERROR).float().mean()),
-        expected=float(swept.confidence[both].mean()),
-        pixels=count,
-    )
-
-
-def filled_view(
-    sensor: PointMap, swept: PointMap, rate: SensorAgreement, others: Sequence[PointMap], tolerance: float
-) -> PointMap:
-    """Sensor depth where there is any, else depth from several views that no other sensor image looks through.
-
-    The confidence of a filled pixel is that of the depth from several views, lowered by as much as it promised more
-    than it kept where the sensor could tell. Filled pixels are OBSERVED too: several views measured them.
-
-    Args:
-        sensor, swept: two maps of one view.
-        rate: how they compare (``sensor_agreement``).
-        others: sensor maps of other views.
-        tolerance: relative depth difference up to which two views agree.
-    """
-    told = agreement(tested(swept), [tested(o) for o in others], tolerance)
-    hole = ~sensor.valid & swept.valid & (told.denies <= told.agrees)
-    kept = min(1.0, rate.share / max(rate.expected, 1e-6))
-    return replace(
-        sensor,
-        depth=torch.where(hole, swept.depth, sensor.depth),
-        confidence=torch.where(hole, swept.confidence * kept, sensor.confidence),
-        valid=sensor.valid | hole,
-        provenance=torch.where(hole, swept.provenance, sensor.provenance),
-    )
-
-
-def _fill_warnings(views: Sequence[PointMap], rates: Sequence[SensorAgreement | None]) -> tuple[str, ...]:
-    unknown = [str(v.keyframe_id) for v, r in zip(views, rates, strict=True) if r is None]
-    worse = [
-        f"{v.keyframe_id} ({100 * r.share:.0f} %)"
-        for v, r in zip(views, rates, strict=True)
-        if r is not None and r.share < _MIN_AGREEMENT
-    ]
-    notes = []
-    if unknown:
-        notes.append(
-            f"holes of the sensor's depth stay open in keyframe {', '.join(unknown)}: fewer than {_MIN_COMMON_PX} "
-            "pixels have depth from the sensor and from several views"
-        )
-    if worse:
-        notes.append(
-            f"holes of the sensor's depth stay open in keyframe {', '.join(worse)}: so many pixels only agree within "
-            f"{100 * TRUSTED_ERROR:.0f} % with depth from several views, expected {100 * _MIN_AGREEMENT:.0f} % (are "
-            "the poses accurate?)"
-        )
-    return tuple(notes)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe
+from reconx_ros.core.memory import limit_bytes
 from reconx_ros.pointmap.alignment import AlignmentSettings, KnownGeometry, align, check_memory, to_aligned_views
 from reconx_ros.pointmap.alignment.memory import estimate_memory
 from reconx_ros.pointmap.alignment.pair_graphs import pair_graph
@@ -16,6 +17,7 @@ from reconx_ros.pointmap.network.inference import predict_pairs
 from reconx_ros.pointmap.network.memory import AUTO_SHARE, PairMemoryPlan, free_memory_budget, plan_memory
 from reconx_ros.pointmap.network.model import PointmapNetwork
 from reconx_ros.pointmap.network.preprocess import SQUARE_SIZE, NetworkImage, prepare_image
+from reconx_ros.pointmap.network.settings import Dust3rSettings, PointmapNetSettings
 from reconx_ros.pointmap.network.weights import CARD_FILE, PUBLISHED_NAME, LoadedNetwork, load_network
 from reconx_ros.pointmap.stereo.consistency import confirmed
 from reconx_ros.weights.cache import ModelCache, module_bytes
@@ -25,7 +27,6 @@ PUBLISHED_CONFIDENCE = 3.0
 _MOST_FOR_COMPLETE = 8
 _LOADED, _PREDICTED = 0.1, 0.6  # of the progress
 _MIB = 2**20
-_GB = 1e9
 
 
 class Dust3rBackend:
@@ -92,19 +93,21 @@ class Dust3rBackend:
             backend=self.name,
             min_confidence=min_confidence,
         )
-        views = confirmed(_with_unit_from_poses(views, config), config.consistency)
+        views = confirmed(views, config.consistency)
         return replace(views, warnings=(*notes, *views.warnings))
+
+    def estimate_bytes(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+    ) -> float | None:
+        """As ``EstimatesMemory``: the work is split so that it stays below the limit."""
+        return None
 
     def load(self, config: PointmapConfig, device: torch.device) -> LoadedNetwork:
         """The network that the configuration names."""
-        return self._resident(
-            config.dust3r_weights, "pointmap.dust3r_weights", how_to_get(PUBLISHED_NAME), config, device
-        )
+        return self._resident(config.own(Dust3rSettings).weights, how_to_get(PUBLISHED_NAME), config, device)
 
-    def _resident(
-        self, weights: str, setting: str, cure: str, config: PointmapConfig, device: torch.device
-    ) -> LoadedNetwork:
-        source = resolve(weights, setting=setting, cure=cure)
+    def _resident(self, weights: str, cure: str, config: PointmapConfig, device: torch.device) -> LoadedNetwork:
+        source = resolve(weights, setting=f"pointmap.{self.name}.weights", cure=cure)
         return self._models.get(
             [source],
             "pointmap network",
@@ -112,7 +115,7 @@ class Dust3rBackend:
             dtype=torch.float32,
             device=device,
             size=_weight_bytes,
-            limit_bytes=int(config.max_memory_gb * _GB),
+            limit_bytes=limit_bytes(config.max_memory_gb) or 0,
         )
 
     def confidence(self, loaded: LoadedNetwork) -> float:
@@ -135,7 +138,7 @@ class Dust3rBackend:
         """
         weights, sizes = _weight_bytes(loaded), [image.size for image in images]
         spare = int(AUTO_SHARE * self._models.reclaimable_bytes(device, keep=loaded))
-        budget = int(config.max_memory_gb * _GB) or free_memory_budget(device) + spare + weights
+        budget = limit_bytes(config.max_memory_gb) or free_memory_budget(device) + spare + weights
         on_cpu = device.type == "cpu"
         plan = plan_memory(loaded.network.config, weights, sizes, pairs, budget, results_on_device=on_cpu)
         check_memory(pairs, sizes, config.max_memory_gb)
@@ -152,8 +155,8 @@ class Dust3rBackend:
     ) -> None:
         """The network stays only where alignment, which works on the CPU too, has enough memory beside it."""
         needed = estimate_memory(pairs, [image.size for image in images]).total
-        limit = config.max_memory_gb * _GB
-        if device.type == "cpu" and 0 < limit < needed + _weight_bytes(loaded):
+        limit = limit_bytes(config.max_memory_gb)
+        if device.type == "cpu" and limit is not None and limit < needed + _weight_bytes(loaded):
             self._models.forget(loaded)
         self._models.make_room(needed, torch.device("cpu"))
 
@@ -170,11 +173,12 @@ class PointmapNetBackend(Dust3rBackend):
             WeightsError: when none is named, or it cannot be read.
             InvalidInputError: when it has no training card, as networks from elsewhere.
         """
+        weights = config.own(PointmapNetSettings).weights
         cure = "run 'reconx train pointmap --out DIR' and set it to DIR"
-        loaded = self._resident(config.network_weights, "pointmap.network_weights", cure, config, device)
+        loaded = self._resident(weights, cure, config, device)
         if loaded.card is None:
             raise InvalidInputError(
-                f"network {config.network_weights} has no {CARD_FILE}, expected one from 'reconx train pointmap' "
+                f"network {weights} has no {CARD_FILE}, expected one from 'reconx train pointmap' "
                 "(published weights belong to the backend dust3r)"
             )
         return loaded
@@ -208,13 +212,6 @@ def _known(keyframes: Sequence[Keyframe], images: Sequence[NetworkImage], config
     poses = [keyframe.frame.world_from_cam for keyframe in keyframes]
     held = config.network_holds_poses and all(pose is not None for pose in poses)
     return KnownGeometry(cameras=[image.camera for image in images], world_from_cams=poses if held else ())
-
-
-def _with_unit_from_poses(views: AlignedViews, config: PointmapConfig) -> AlignedViews:
-    """Poses in an unknown unit give no metres."""
-    if views.scale_source == "poses" and not config.metric_poses:
-        return replace(views, metric_scale=False, scale_source=None)
-    return views
 
 
 def _part(job: Job, start: float, stop: float) -> Job:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 
 from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe
-from reconx_ros.pointmap.backends.multiview import MultiviewBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.sfm.recover import RecoveredCameras, recover_cameras
+from reconx_ros.pointmap.stereo.memory import multiview_bytes
+from reconx_ros.pointmap.stereo.multiview import multiview_depth
 
 _CAMERA_SHARE = 0.4  # of the progress bar
 
@@ -20,7 +21,7 @@ class StructureFromMotionBackend:
 
     SIFT matches of all pairs, relative poses by an essential matrix, incremental mapping with bundle adjustment
     (sfm/), tests that refuse models which chance, a plane of symmetry or the lack of parallax explain as well
-    (sfm/plausibility.py), then ``MultiviewBackend`` for the depth. Focal lengths are refined where the frames call
+    (sfm/plausibility.py), then ``multiview_depth``. Focal lengths are refined where the frames call
     them uncertain.
 
     The result holds the largest part of the keyframes that could be joined; a warning names the others.
@@ -43,17 +44,18 @@ class StructureFromMotionBackend:
         """
         if len(keyframes) < 2:
             raise InvalidInputError(f"structure from motion got {len(keyframes)} keyframe(s), expected at least 2")
-        found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.seed, device=device)
+        found = recover_cameras(keyframes, job, (0.0, _CAMERA_SHARE), seed=config.actual_seed, device=device)
         posed = [_posed(k, found) for k in keyframes if k.id in found.world_from_cam]
-        depth_config = replace(config, metric_poses=False, min_depth=0.0, max_depth=0.0, refine_poses=False)
-        views = MultiviewBackend().reconstruct(posed, depth_config, device=device, job=_remaining_job(job))
-        return replace(
-            views,
-            metric_scale=False,
-            scale_source=None,
-            backend=self.name,
-            warnings=(*_warnings(found, keyframes), *views.warnings),
-        )
+        free = replace(config, min_depth=0.0, max_depth=0.0)  # limits are in a unit that is not known yet
+        views = multiview_depth(posed, free, device=device, job=_remaining_job(job), backend=self.name)
+        warnings = (*_warnings(found, keyframes), *views.warnings)
+        return replace(views, metric_scale=False, scale_source=None, warnings=warnings)
+
+    def estimate_bytes(
+        self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device
+    ) -> float | None:
+        """As ``EstimatesMemory``."""
+        return multiview_bytes(keyframes, config, device)
 
 
 def _posed(keyframe: Keyframe, found: RecoveredCameras) -> Keyframe:

@@ -7,32 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from reconx_ros.core import ConfigError, Job
+from reconx_ros.core import Job
+from reconx_ros.core.precision import dtype_from_precision
 from reconx_ros.pointmap.network.memory import PairMemoryPlan
 from reconx_ros.pointmap.network.model import EncodedImages, PointmapNetwork
 from reconx_ros.pointmap.pairwise import PairPredictions
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _ENCODER_SHARE = 0.4  # of the progress
-
-
-def compute_type(precision: str, device: torch.device) -> torch.dtype:
-    """Type of the transformer's arithmetic; ``auto`` is bfloat16 (else float16) on a GPU and float32 on a CPU.
-
-    The heads always compute in float32.
-
-    Raises:
-        ConfigError: for an unknown name, or float16 on a CPU.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision is '{precision}', expected one of {', '.join(PRECISIONS)}")
-    if precision == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if precision == "float16" and device.type == "cpu":
-        raise ConfigError("precision is 'float16' on a CPU, expected float32 or bfloat16 there")
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
 @torch.no_grad()
@@ -52,7 +33,7 @@ def predict_pairs(
         images: N tensors [3, H, W] in [-1, 1]; sizes may differ.
         pairs: E directed pairs of their indices.
         plan: how many at a time.
-        precision: of the transformer, see ``compute_type``.
+        precision: of the transformer, see ``dtype_from_precision``; the heads always compute in float32.
         job: progress and cancellation.
 
     Returns:
@@ -63,7 +44,7 @@ def predict_pairs(
     """
     job = job or Job()
     device = network.mask_token.device
-    dtype = compute_type(precision, device)
+    dtype = dtype_from_precision(precision, device, parameter="pointmap.network_precision")
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         encoded = _encode_all(network, images, plan.images_at_a_time, device, job)
         return _decode_all(network, encoded, pairs, plan.pairs_at_a_time, job)

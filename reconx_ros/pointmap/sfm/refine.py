@@ -88,7 +88,8 @@ def refine_poses(keyframes: Sequence[Keyframe], config: PointmapConfig, job: Job
             priors, "too few matches between the keyframes to correct their poses, which are taken as they are"
         )
     unit = _median_depth(problem)
-    poses = _aligned_to_priors(priors, [p.inverse() for p in _adjusted(problem).cam_from_worlds], unit)
+    trust = config.prior_position_sigma / math.radians(config.prior_rotation_sigma_deg)
+    poses = _aligned_to_priors(priors, [p.inverse() for p in _adjusted(problem).cam_from_worlds], unit * max(1, trust))
     before, after = (_held_out_px(evidence, p) for p in (priors, poses))
     if before is None or after is None:
         return _kept(priors, "too few matches to test corrected poses, so the given ones are taken as they are")
@@ -144,7 +145,7 @@ def _gather(keyframes: Sequence[Keyframe], priors: list[SE3], config: PointmapCo
         gate = _gate_px(features[a], features[b], config)
         raw = raw.select(_distances(features[a], features[b], priors[a], priors[b], raw) < gate)
         chance = min(0.5, inlier_px(features[a], features[b]) / gate)
-        found = estimate(features[a], features[b], seed=config.seed, candidates=raw, chance=chance)
+        found = estimate(features[a], features[b], seed=config.actual_seed, candidates=raw, chance=chance)
         if found is not None:
             used[a, b], tested[a, b] = found.matches, raw.select(held_out(raw))
     return _Evidence(features=features, used=used, tested=tested)
@@ -238,15 +239,16 @@ def _median_depth(problem: BundleProblem) -> float:
     return float(np.median(residuals_px(problem)[1]))
 
 
-def _aligned_to_priors(priors: Sequence[SE3], poses: Sequence[SE3], unit: float) -> list[SE3]:
+def _aligned_to_priors(priors: Sequence[SE3], poses: Sequence[SE3], length: float) -> list[SE3]:
     """The poses moved rigidly, all together, to where they fit the priors best.
 
-    Fitted are the camera centres and the tips of the cameras' axes, one ``unit`` long, so that two cameras suffice.
+    Fitted are the camera centres and the tips of the cameras' axes, so that two cameras suffice. Axes are at least one
+    scene depth long, and longer where orientations are surer than positions.
     """
-    move = rigid_fit(_frame_points(priors, unit), _frame_points(poses, unit))
+    move = rigid_fit(_frame_points(priors, length), _frame_points(poses, length))
     return [move @ p for p in poses]
 
 
-def _frame_points(poses: Sequence[SE3], unit: float) -> np.ndarray:
-    tips = np.concatenate([np.zeros((1, 3)), unit * np.eye(3)])
+def _frame_points(poses: Sequence[SE3], length: float) -> np.ndarray:
+    tips = np.concatenate([np.zeros((1, 3)), length * np.eye(3)])
     return np.concatenate([p.apply(tips) for p in poses])

@@ -108,7 +108,9 @@ def select_kernels(name: str, device: torch.device) -> StereoKernels:
         BackendUnavailableError: when the named ones cannot run here.
     """
     if name == "auto":
-        name = _fastest(device)
+        name, reason = fastest_kernels(device)
+        slow = name == "torch" and device.type == "cpu"
+        _LOG.log(logging.WARNING if slow else logging.INFO, "stereo kernels auto: chose %s, %s", name, reason)
     if name == "torch":
         return TorchKernels()
     if name != "native":
@@ -120,13 +122,11 @@ def select_kernels(name: str, device: torch.device) -> StereoKernels:
     return NativeKernels()
 
 
-def _fastest(device: torch.device) -> str:
+def fastest_kernels(device: torch.device) -> tuple[str, str]:
+    """Name of the fastest kernels that run on a device, and why these."""
     if device.type != "cpu":
-        _LOG.info("stereo kernels auto: chose torch, which runs on device %s", device.type)
-        return "torch"
+        return "torch", f"which runs on device {device.type}"
     reason = library.unavailable_reason()
     if reason is not None:
-        _LOG.warning("stereo kernels auto: chose torch, which is slow on the CPU, because %s", reason)
-        return "torch"
-    _LOG.info("stereo kernels auto: chose native, the fastest for device cpu")
-    return "native"
+        return "torch", f"which is slow on the CPU, because {reason}"
+    return "native", "the fastest for device cpu"

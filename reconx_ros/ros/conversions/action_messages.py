@@ -12,6 +12,7 @@ from sensor_msgs.msg import PointCloud2
 
 from reconx_ros.action import Reconstruct
 from reconx_ros.core import SE3, InvalidInputError, PinholeCamera, PointCloud
+from reconx_ros.io.guards import check_size
 from reconx_ros.jobs.cloud_codec import packed_cloud, unpacked_cloud
 from reconx_ros.jobs.data import (
     MAX_KEYFRAMES,
@@ -21,7 +22,6 @@ from reconx_ros.jobs.data import (
     JobOutcome,
     JobRequest,
 )
-from reconx_ros.jobs.encoding import check_size
 from reconx_ros.ros.conversions import CLOUD_DTYPE, byte_array, cloud_from_msg, cloud_msg, header_msg, ns_from_stamp
 
 _UNKNOWN_POSE = [math.nan] * 7

@@ -95,12 +95,16 @@ def cloud_from_msg(msg: PointCloud2) -> PointCloud:
     if "provenance" in names:
         check_provenance("point cloud", rows["provenance"])
     return PointCloud(
-        points=np.stack([rows[axis].astype(np.float32) for axis in "xyz"], axis=1),
+        points=np.stack([rows[axis].astype(_precision(rows.dtype[axis])) for axis in "xyz"], axis=1),
         rgb_u8=np.stack([(colour >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)], axis=1),
         confidence=_field(rows, "confidence" if "provenance" in names else "", np.float32),
         provenance=_field(rows, "provenance", np.uint8),
         keyframe_ids=_field(rows, "keyframe_id", np.uint32),
     )
+
+
+def _precision(kind: np.dtype) -> type:
+    return np.float64 if kind.itemsize == 8 else np.float32
 
 
 def _field(rows: np.ndarray, name: str, kind: type) -> np.ndarray:

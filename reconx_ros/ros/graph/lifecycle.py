@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from reconx_ros.core.settings import NodeRole
 from reconx_ros.ros.graph import diagnostics
 from reconx_ros.ros.graph.diagnostics import DiagnosticsPublisher
 from reconx_ros.ros.graph.parameters import NodeParameters
@@ -72,7 +73,12 @@ def answered(node: Node, callback: Callable[[Any, Any], Any]) -> Callable[[Any, 
 
 
 class ManagedNode(LifecycleNode):
-    """A lifecycle node with the package's configuration tree as parameters.
+    """A lifecycle node with its part of the package's configuration tree as parameters.
+
+    Args:
+        name: of the node.
+        role: "robot" or "server": which settings it reads.
+        node_options: of rclpy.
 
     Attributes:
         parameters: declared at birth, so that they can be read before configuration.
@@ -81,13 +87,13 @@ class ManagedNode(LifecycleNode):
         failure: one sentence about the newest transition; empty when it went well.
     """
 
-    def __init__(self, name: str, **node_options: Any) -> None:
+    def __init__(self, name: str, role: NodeRole, **node_options: Any) -> None:
         super().__init__(name, **node_options)
         self.active = False
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.failure = ""
         self._lifecycle_state = "unconfigured"
-        self.parameters = NodeParameters(self, self.on_parameters)
+        self.parameters = NodeParameters(self, role, self.on_parameters)
         self.diagnostics = DiagnosticsPublisher(self, [self._lifecycle_statuses, self.statuses], self.steady)
         for sentence in self.parameters.unknown:
             self.get_logger().error(sentence)

@@ -1,7 +1,8 @@
 """ROS parameters from the configuration tree: declared with their range, validated, swapped as one reference.
 
-Every leaf of ``ReconxConfig`` is a parameter of its dotted name; it is read-only unless its setting is dynamic.
-A tuple becomes an array. Numbers with a fraction also take integers (``tf_timeout_s: 2``).
+Every leaf of ``ReconxConfig`` that a node reads is a parameter of its dotted name; it is read-only unless its setting
+is dynamic. What is the other node's is not declared, and ignored where a file gives it. A tuple becomes an array.
+Numbers with a fraction also take integers (``tf_timeout_s: 2``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from reconx_ros.core import ConfigError
-from reconx_ros.core.settings import Setting, nearest_known, updated, walk
+from reconx_ros.core.settings import NodeRole, Setting, nearest_known, updated, walk
 from reconx_ros.pipeline.config import ReconxConfig
 
 _FOREIGN = ("qos_overrides.", "use_sim_time", "start_type_description_service", "diagnostic_updater.")
@@ -62,8 +63,11 @@ def unknown_sentences(given: Sequence[str], known: Mapping[str, Setting]) -> lis
 class NodeParameters:
     """The configuration of one node; ``config`` is always a valid, immutable tree.
 
+    Settings of the other node have their defaults in it.
+
     Args:
         node: on which the parameters are declared.
+        role: which of the two it is, "robot" or "server".
         on_change: called with the new tree after dynamic parameters were set.
 
     Attributes:
@@ -71,12 +75,16 @@ class NodeParameters:
         unknown: sentences about given names that no setting has.
     """
 
-    def __init__(self, node: Node, on_change: Callable[[ReconxConfig], None] = lambda config: None) -> None:
+    def __init__(
+        self, node: Node, role: NodeRole, on_change: Callable[[ReconxConfig], None] = lambda config: None
+    ) -> None:
         self._on_change = on_change
-        self._names = {name: meta for name, _, meta in walk(ReconxConfig())}
+        leaves = [*walk(ReconxConfig())]
+        self._own = [leaf for leaf in leaves if leaf[2].node in (role, "both")]
+        self._names = [name for name, _, _ in self._own]
         self.errors: list[str] = []
         given: Mapping[str, Parameter] = dict(getattr(node, "_parameter_overrides", {}))
-        self.unknown = unknown_sentences([*given], self._names)
+        self.unknown = unknown_sentences([*given], {name: meta for name, _, meta in leaves})
         self._config = self._declared(node, given)
         node.add_on_set_parameters_callback(self._validate)
         self._swaps_later = hasattr(node, "add_post_set_parameters_callback")  # not in Humble
@@ -90,7 +98,7 @@ class NodeParameters:
 
     def _declared(self, node: Node, given: Mapping[str, Parameter]) -> ReconxConfig:
         config = ReconxConfig()
-        for name, default, meta in walk(ReconxConfig()):
+        for name, default, meta in self._own:
             valid = True
             if name in given:
                 try:

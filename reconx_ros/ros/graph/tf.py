@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import yaml
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
-from reconx_ros.core import SE3, InvalidInputError
+from reconx_ros.core import SE3
 from reconx_ros.geometry.tf_tree import (
     FutureExtrapolationError,
     NotConnectedError,
@@ -25,7 +26,8 @@ from reconx_ros.geometry.tf_tree import (
     TransformBuffer,
     UnknownFrameError,
 )
-from reconx_ros.ros.conversions.poses import ns_from_stamp, se3_from_transform, transform_msg
+from reconx_ros.io.ingest.stamped import se3_from_transform, take_transforms
+from reconx_ros.ros.conversions.poses import transform_msg
 from reconx_ros.ros.graph.endpoints import name_from_type, topic_publishers
 from reconx_ros.ros.graph.qos import latched_qos, publisher_warning, reliable_qos, subscription_options
 
@@ -62,15 +64,21 @@ class PoseLookup(Protocol):
     name: str
     refusals: Refusals
 
-    def lookup(self, target: str, source: str, stamp_ns: int) -> SE3:
-        """target_from_source at a stamp.
+    def lookup(self, target: str, source: str, stamp_ns: int | None = None) -> SE3:
+        """target_from_source at a stamp, or at the newest one.
 
         Raises:
             TransformError: of ``reconx_ros.geometry.tf_tree``, with a sentence naming frames and stamps.
         """
         ...
 
-    def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3) -> None:
+    def parents(self) -> dict[str, str]:
+        """Frame to its newest parent, for all frames that have one."""
+        ...
+
+    def set_transform(
+        self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3, *, static: bool = False
+    ) -> bool:
         """Add one sample, as odometry does."""
         ...
 
@@ -127,23 +135,24 @@ class OwnTf:
         self._take(msg, static=True)
 
     def _take(self, msg: TFMessage, *, static: bool) -> None:
-        for stamped in msg.transforms:
-            parent, child = stamped.header.frame_id, stamped.child_frame_id
-            try:
-                transform = se3_from_transform(stamped.transform)
-                self._buffer.set_transform(parent, child, ns_from_stamp(stamped.header.stamp), transform, static=static)
-            except InvalidInputError as error:
-                self.refusals.add(f"transform from '{child}' to '{parent}' is ignored: {error}", time.monotonic())
+        take_transforms(self._buffer, msg, static=static, refused=lambda s: self.refusals.add(s, time.monotonic()))
         self._wake()
 
-    def lookup(self, target: str, source: str, stamp_ns: int) -> SE3:
+    def lookup(self, target: str, source: str, stamp_ns: int | None = None) -> SE3:
         """As PoseLookup."""
         return self._buffer.lookup(target, source, stamp_ns)
 
-    def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3) -> None:
+    def parents(self) -> dict[str, str]:
         """As PoseLookup."""
-        self._buffer.set_transform(parent, child, stamp_ns, parent_from_child)
+        return self._buffer.parents()
+
+    def set_transform(
+        self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3, *, static: bool = False
+    ) -> bool:
+        """As PoseLookup."""
+        taken = self._buffer.set_transform(parent, child, stamp_ns, parent_from_child, static=static)
         self._wake()
+        return taken
 
     def contents(self) -> str:
         """As PoseLookup."""
@@ -185,23 +194,32 @@ class Tf2:
         self.refusals = Refusals()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
-    def lookup(self, target: str, source: str, stamp_ns: int) -> SE3:
+    def lookup(self, target: str, source: str, stamp_ns: int | None = None) -> SE3:
         """As PoseLookup."""
-        tf2 = self._tf2
+        tf2, at_ns = self._tf2, stamp_ns or 0  # zero is the newest to tf2
         try:
-            stamped = self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
+            stamped = self._buffer.lookup_transform(target, source, Time(nanoseconds=at_ns))
         except tf2.ExtrapolationException as error:
             kind = PastExtrapolationError if "past" in str(error) else FutureExtrapolationError
-            raise kind(str(error), stamp_ns, stamp_ns, stamp_ns) from None
+            raise kind(str(error), at_ns, at_ns, at_ns) from None
         except tf2.ConnectivityException as error:
             raise NotConnectedError(str(error)) from None
         except tf2.TransformException as error:
             raise UnknownFrameError(str(error)) from None
         return se3_from_transform(stamped.transform)
 
-    def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3) -> None:
+    def parents(self) -> dict[str, str]:
         """As PoseLookup."""
-        self._buffer.set_transform(transform_msg(stamp_ns, parent, child, parent_from_child), "odometry")
+        frames = yaml.safe_load(self._buffer.all_frames_as_yaml())
+        return {name: str(known["parent"]) for name, known in frames.items()} if isinstance(frames, dict) else {}
+
+    def set_transform(
+        self, parent: str, child: str, stamp_ns: int, parent_from_child: SE3, *, static: bool = False
+    ) -> bool:
+        """As PoseLookup."""
+        stamped = transform_msg(stamp_ns, parent, child, parent_from_child)
+        (self._buffer.set_transform_static if static else self._buffer.set_transform)(stamped, "odometry")
+        return True
 
     def contents(self) -> str:
         """As PoseLookup."""

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from reconx_ros.io.ingest.camera_input import CameraInput, InputProblem
+from reconx_ros.io.ingest.drops import POSE_REASONS
+from reconx_ros.io.ingest.frame_queue import Now, Pending
 from reconx_ros.pipeline.config import RosConfig
 from reconx_ros.ros.graph import diagnostics
 from reconx_ros.ros.graph.diagnostics import TroubleLog
 from reconx_ros.ros.graph.tf import PoseLookup
-from reconx_ros.ros.robot.camera_input import CameraInput, InputProblem
-from reconx_ros.ros.robot.ingest import Now, Pending
 from reconx_ros.ros.robot.input_monitor import input_status
 from reconx_ros.ros.robot.inputs import NodeInputs
 
-POSE_REASONS = ("no_pose", "pose_too_old", "pose_gap", "bad_pose", "future_stamp")
 _LASTING_S = 1.0  # waiting shorter than this is how frames and transforms meet every day
 _RECENT_S = 10.0
 _RECORDED_S = 86_400.0  # stamps older than this come from a recording
@@ -95,13 +95,19 @@ def _frame_troubles(cameras: Sequence[CameraInput], known: Mapping[str, str], no
     """What is wrong with frames themselves; what a silent topic explains already is left out."""
     troubles = {}
     for camera in cameras:
-        explained = {"no_camera_info": camera.info_topic, "no_depth": camera.depth_topic}
+        explained = {"no_camera_info": camera.lens.topic, "no_depth": camera.depth_topic}
         for reason, problem in _lasting(camera, now_s).items():
             if reason in POSE_REASONS or f"input {explained.get(reason)}" in known:
                 continue
             name = f"camera '{camera.name}' {reason}"
-            troubles[name] = f"{problem.dropped} frames dropped as {reason}: {problem.sentence}"
+            troubles[name] = f"{_cost(reason, problem.dropped)}: {problem.sentence}"
     return troubles
+
+
+def _cost(reason: str, dropped: int) -> str:
+    if reason == "depth_refused":
+        return f"{dropped} frames used without their depth"
+    return f"{dropped} frames dropped as {reason}" if dropped else "frames wait"
 
 
 def transform_status(

@@ -12,8 +12,9 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.io.ingest.camera_input import Calibrations, CameraInput
+from reconx_ros.io.ingest.stamped import stamp_on_arrival, take_odometry
 from reconx_ros.pipeline.config import RosConfig
-from reconx_ros.ros.conversions import ns_from_stamp, se3_from_pose
 from reconx_ros.ros.graph.endpoints import (
     Publisher,
     name_from_type,
@@ -24,7 +25,6 @@ from reconx_ros.ros.graph.endpoints import (
 )
 from reconx_ros.ros.graph.qos import publisher_warning, sensor_qos, subscription_options
 from reconx_ros.ros.graph.tf import PoseLookup
-from reconx_ros.ros.robot.camera_input import CameraInput
 from reconx_ros.ros.robot.input_lane import InputLane
 from reconx_ros.ros.robot.input_monitor import InputMonitor
 from reconx_ros.ros.robot.mailbox import InputCounters, Mailbox
@@ -132,15 +132,19 @@ class NodeInputs:
         kind: type = Image
         if config.image_transport == "compressed":
             kind, image = CompressedImage, f"{image}/compressed"  # after remapping, as image_transport does it
-        camera.info_topic = self._node.resolve_topic_name(f"{prefix}camera_info")
+        camera.lens.topic = self._node.resolve_topic_name(f"{prefix}camera_info")
         self._subscribe(kind, image, lambda m: self._on_image(camera, m), needed=True)
-        self._subscribe(CameraInfo, f"{prefix}camera_info", lambda m: self._on_info(camera, m), needed=True)
+        self._subscribe(CameraInfo, f"{prefix}camera_info", lambda m: self._on_info(camera.lens, m), needed=True)
         if config.use_depth:
             kind = Image
             if config.depth_transport == "compressedDepth":
                 kind, depth = CompressedImage, f"{depth}/compressedDepth"
-            camera.depth_topic, camera.depth_arrived_s = depth, time.monotonic()
+            camera.depth_topic = depth
             self._subscribe(kind, depth, lambda m: self._on_depth(camera, m), needed=False)
+            camera.depth_lens.topic = self._node.resolve_topic_name(f"{prefix}depth/camera_info")
+            self._subscribe(
+                CameraInfo, f"{prefix}depth/camera_info", lambda m: self._on_info(camera.depth_lens, m), needed=False
+            )
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], *, needed: bool) -> None:
         resolved = self._node.resolve_topic_name(topic)
@@ -172,23 +176,19 @@ class NodeInputs:
 
     def _stamp_if_zero(self, msg: Image | CompressedImage) -> None:
         """The time of arrival for a message without stamp, where the parameters ask for it."""
-        if self._stamp_arrivals and ns_from_stamp(msg.header.stamp) == 0:
-            msg.header.stamp = self._node.get_clock().now().to_msg()
+        if self._stamp_arrivals:
+            stamp_on_arrival(msg, int(self._node.get_clock().now().nanoseconds))
 
-    def _on_info(self, camera: CameraInput, msg: CameraInfo) -> None:
-        first = not camera.infos
-        camera.infos.append(msg)
+    def _on_info(self, lens: Calibrations, msg: CameraInfo) -> None:
+        first = not lens.infos
+        lens.put(msg)
         if first:
             self._wake()
 
     def _on_depth(self, camera: CameraInput, msg: Image | CompressedImage) -> None:
         self._stamp_if_zero(msg)
-        camera.put_depth(msg, time.monotonic())
+        camera.put_depth(msg)
         self._wake()
 
     def _on_odometry(self, msg: Odometry) -> None:
-        try:
-            pose = se3_from_pose(msg.pose.pose)
-            self._lookup.add(msg.header.frame_id, msg.child_frame_id, ns_from_stamp(msg.header.stamp), pose)
-        except InvalidInputError as error:
-            self._lookup.refusals.add(f"odometry is ignored: {error}", time.monotonic())
+        take_odometry(self._lookup, msg, lambda sentence: self._lookup.refusals.add(sentence, time.monotonic()))

@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from reconx_ros.io.ingest.drops import DropCounter
+
 T = TypeVar("T")
-
-
-class DropCounter:
-    """How often something was thrown away, by reason; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def add(self, reason: str, count: int = 1) -> None:
-        """Count a drop; ``reason`` is a short identifier such as "no_pose"."""
-        with self._lock:
-            self._counts[reason] += count
-
-    def snapshot(self) -> dict[str, int]:
-        """All counts, most frequent first."""
-        with self._lock:
-            return dict(self._counts.most_common())
-
-    def clear(self) -> None:
-        """Forget all counts."""
-        with self._lock:
-            self._counts.clear()
 
 
 class Mailbox(Generic[T]):

@@ -19,6 +19,8 @@ from rclpy.timer import Timer
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
+from reconx_ros.io.ingest.camera_input import CameraInput
+from reconx_ros.io.ingest.frame_queue import Ingest, Now
 from reconx_ros.jobs.data import JobOutcome, JobRequest
 from reconx_ros.msg import Status
 from reconx_ros.pipeline.config import ReconxConfig
@@ -29,8 +31,6 @@ from reconx_ros.ros.graph.lifecycle import ManagedNode, reported, spin
 from reconx_ros.ros.graph.qos import latched_qos, publisher_options, reliable_qos
 from reconx_ros.ros.graph.tf import PoseLookup, make_pose_lookup
 from reconx_ros.ros.robot import status as node_status
-from reconx_ros.ros.robot.camera_input import CameraInput
-from reconx_ros.ros.robot.ingest import Ingest, Now
 from reconx_ros.ros.robot.input_lane import InputLane
 from reconx_ros.ros.robot.input_watch import InputWatch, camera_problems
 from reconx_ros.ros.robot.inputs import NodeInputs
@@ -53,7 +53,7 @@ class ReconxNode(ManagedNode):
 
     def __init__(self, **node_options: object) -> None:
         self._lane: InputLane | None = None
-        super().__init__("reconx_node", **node_options)
+        super().__init__("reconx_node", "robot", **node_options)
         self._counters = InputCounters()
         self._thread: MappingThread | None = None
         self._session: MapSession | None = None
@@ -93,7 +93,7 @@ class ReconxNode(ManagedNode):
         self._lane = lane = InputLane(self)
         self._lookup = make_pose_lookup(self, lane.group, thread.wake, config.ros.max_pose_gap_s)
         lane.wake()
-        self._ingest = Ingest(self._lookup.lookup, self._counters.drops, self._jumped)
+        self._ingest = Ingest(self._lookup, self._counters.drops, self._jumped)
         self._timer = self.create_timer(config.ros.status_period_s, self._publish_status, clock=self.steady)
         thread.start()
 
@@ -159,7 +159,7 @@ class ReconxNode(ManagedNode):
         config, started_s = self.parameters.config, time.monotonic()
         for camera, msg, arrived_s in inputs.mailbox.take_all():
             ingest.put(camera, msg, arrived_s, config.ros.queue_size)
-        for frame, optical_frame in ingest.take_ready(config, self._now()):
+        for frame, optical_frame in ingest.take_ready(config.ros, config.keyframes.max_size, self._now()):
             self._watch.took_frame(time.monotonic())
             session.add_frame(frame, optical_frame)
         if inputs.mailbox.overflowed() and self._thread is not None:

@@ -22,9 +22,10 @@ from visualization_msgs.msg import MarkerArray
 
 from reconx_ros.core import Frame, Keyframe, PointCloud
 from reconx_ros.geometry.voxel import thin_to
+from reconx_ros.io.guards import safe_rgb
 from reconx_ros.io.images import encode_jpeg
 from reconx_ros.jobs.data import EncodedView
-from reconx_ros.jobs.encoding import safe_depth_png, safe_mask_png, safe_rgb
+from reconx_ros.jobs.encoding import safe_depth_png, safe_mask_png
 from reconx_ros.msg import Coverage
 from reconx_ros.msg import Keyframe as KeyframeMsg
 from reconx_ros.pipeline.config import CoverageConfig, OutputConfig
@@ -44,6 +45,7 @@ from reconx_ros.ros.graph.qos import OnIncompatible, latched_qos, publisher_opti
 
 NOVEL_VIEW_FRAME = "reconx_novel_view_optical_frame"
 """frame_id of the novel pictures; no transform is published for it, its pose is in ~/novel_view/pose and path."""
+_COARSE_M = 0.001
 _UNCOVERED_TINT = np.array([255, 40, 40], np.float32)
 
 
@@ -84,6 +86,7 @@ class Outputs:
         self._novel_pose = make(PoseStamped, "~/novel_view/pose", stream)
         self._novel_path = make(Path, "~/novel_view/path", latched_qos())
         self._late: dict[int, Callable[[], None]] = {}
+        self._warned_coarse = False
 
     def close(self) -> None:
         """Remove all publishers."""
@@ -114,10 +117,24 @@ class Outputs:
 
     def points(self, cloud: PointCloud, stamp_ns: int, frame_id: str, config: OutputConfig) -> None:
         """Publish the map's cloud, whole and thinned to what the configuration allows."""
+        self._warn_coarse(cloud, frame_id)
         self._latched(self._points, lambda: cloud_msg(cloud, header_msg(stamp_ns, frame_id)))
         self._latched(
             self._downsampled, lambda: cloud_msg(self._thinned(cloud, config), header_msg(stamp_ns, frame_id))
         )
+
+    def _warn_coarse(self, cloud: PointCloud, frame_id: str) -> None:
+        """Say once that a PointCloud2's float32 is too coarse so far from the origin of its frame."""
+        if self._warned_coarse or cloud.points.dtype != np.float64 or not len(cloud):
+            return
+        far = float(np.abs(cloud.points).max())
+        step_m = float(np.spacing(np.float32(far)))
+        if step_m > _COARSE_M:
+            self._warned_coarse = True
+            self._node.get_logger().warning(
+                f"~/points lies {far:.0f} m from the origin of {frame_id}, where float32 has steps of {step_m:.2g} m, "
+                "expected a map frame whose origin is near (REP-105)"
+            )
 
     def _thinned(self, cloud: PointCloud, config: OutputConfig) -> PointCloud:
         voxel, limit = config.downsampled_voxel_size, config.max_cloud_bytes

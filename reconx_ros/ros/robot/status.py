@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Header
 
+from reconx_ros.io.ingest.drops import POSE_REASONS
+from reconx_ros.io.ingest.frame_queue import Now
 from reconx_ros.msg import Status
 from reconx_ros.ros.graph import diagnostics
-from reconx_ros.ros.robot.ingest import Now
-from reconx_ros.ros.robot.input_watch import POSE_REASONS
 from reconx_ros.ros.robot.mailbox import InputCounters
 from reconx_ros.ros.robot.map_session import Facts
 

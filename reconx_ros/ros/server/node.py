@@ -42,7 +42,7 @@ class ReconstructionServer(ManagedNode):
     """Action ``~/reconstruct`` and service ``~/render_view``."""
 
     def __init__(self, **node_options: Any) -> None:
-        super().__init__("reconstruction_server", **node_options)
+        super().__init__("reconstruction_server", "server", **node_options)
         self._queue = JobQueue()
         self._tickets: dict[bytes, Ticket] = {}
         self._worker: WorkerProcess | None = None

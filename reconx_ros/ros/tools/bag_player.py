@@ -18,6 +18,7 @@ from reconx_ros.io.bag_messages import BagMessage
 
 _NS = 1_000_000_000
 _CLOCK_PERIOD_S = 0.05
+_CLOCK = "/clock"
 
 
 def message_class(type_name: str) -> Any:
@@ -41,7 +42,8 @@ class BagPlayer(Node):
 
         Args:
             context: rclpy context.
-            topics: name to type of what will be played; /tf_static is latched, all is reliable.
+            topics: name to type of what will be played; /tf_static is latched, all is reliable. Where /clock is among
+                them, time is that of the recording.
             rate: 1 plays in real time, 2 twice as fast.
         """
         super().__init__("reconx_bag_player", context=context)
@@ -50,9 +52,11 @@ class BagPlayer(Node):
         self._rate = rate
         self._stop = threading.Event()
         self._static_depth = 100
-        self._clock = self.create_publisher(
-            Clock, "/clock", QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-        )
+        self._clock = None
+        if _CLOCK not in topics:
+            self._clock = self.create_publisher(
+                Clock, _CLOCK, QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+            )
         self._topics = {name: self._publisher(name, kind) for name, kind in topics.items()}
         self.played = 0
         self.done = False
@@ -95,6 +99,8 @@ class BagPlayer(Node):
         return False
 
     def _publish_clock(self, stamp_ns: int) -> None:
+        if self._clock is None:
+            return
         clock = Clock()
         clock.clock.sec, clock.clock.nanosec = int(stamp_ns // _NS), int(stamp_ns % _NS)
         self._clock.publish(clock)

@@ -18,11 +18,11 @@ from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
 from reconx_ros.core import SE3, PinholeCamera, PointCloud
+from reconx_ros.io.ingest.pixels import depth_from_image, image_view, rgb_from_image
+from reconx_ros.io.ingest.stamped import ns_from_stamp, se3_from_pose
 from reconx_ros.msg import Coverage, Keyframe, Status
 from reconx_ros.ros.conversions.cameras import pinhole_from_info
 from reconx_ros.ros.conversions.clouds import cloud_from_msg
-from reconx_ros.ros.conversions.images import depth_from_image, image_view, rgb_from_image
-from reconx_ros.ros.conversions.poses import ns_from_stamp, se3_from_pose
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _NUMBER = re.compile(r"\d+(\.\d+)?")

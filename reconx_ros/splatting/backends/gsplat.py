@@ -52,7 +52,7 @@ class GsplatRasterizer:
         height: int,
         background: torch.Tensor | None = None,  # [C, 3]
         antialiased: bool = False,
-        near: float = 0.01,
+        near: float = 0.0,
     ) -> Rendering:
         """Render C cameras of one size; see ``Rasterizer.render``. Pictures are float32 whatever the inputs are.
 

@@ -11,7 +11,9 @@ import torch
 from reconx_ros.core import InvalidInputError, ReconstructionError, check_finite, check_shape
 from reconx_ros.native import library
 from reconx_ros.native.contexts import BorrowedContext, ContextPool
+from reconx_ros.splatting.backends.native_ssim import native_ssim_loss
 from reconx_ros.splatting.base import Rendering
+from reconx_ros.splatting.losses import SsimTarget
 
 _MAX_SIDE_PX = 1 << 20
 _MAX_GAUSSIANS = 1 << 30
@@ -56,7 +58,7 @@ class NativeRasterizer:
         height: int,
         background: torch.Tensor | None = None,  # [C, 3]
         antialiased: bool = False,
-        near: float = 0.01,
+        near: float = 0.0,
     ) -> Rendering:
         """Render C cameras of one size; see ``Rasterizer.render``. Pictures are float32 whatever the inputs are."""
         tensors = (means, quats_wxyz, scales, opacities, sh, cam_from_world, intrinsics, background)
@@ -69,6 +71,12 @@ class NativeRasterizer:
             with self._pool.borrow() as context:
                 rgb, alpha, depth = call.forward(self._pool.library, context, prepared, keep=False)
         return Rendering(rgb=rgb, alpha=alpha, depth=depth)
+
+    def ssim_loss(self, image: torch.Tensor, target: SsimTarget, weight: torch.Tensor) -> torch.Tensor:
+        """As ``ComputesSsim``."""
+        return native_ssim_loss(
+            image, target.image, weight, target.known[..., 0], target.normalizer[..., 0], threads=self._threads
+        )
 
 
 def _check(tensors: Sequence[torch.Tensor | None], width: int, height: int, near: float) -> None:

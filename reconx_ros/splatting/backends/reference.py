@@ -39,7 +39,7 @@ class ReferenceRasterizer:
         height: int,
         background: torch.Tensor | None = None,  # [C, 3]
         antialiased: bool = False,
-        near: float = 0.01,
+        near: float = 0.0,
     ) -> Rendering:
         """Render C cameras of one size; see ``Rasterizer.render``."""
         check_render_arguments(means, quats_wxyz, scales, opacities, sh, cam_from_world, intrinsics, background)

@@ -260,8 +260,8 @@ class Viewer:
         return picture_from_render(self._render(camera, world_from_cam), self.panel.kind.value)
 
 
-def view_result(folder: Path, **options: Any) -> Viewer:
-    """A viewer of a result folder; options as of ``Viewer``.
+def view_result(folder: Path, *, drop_bad: bool = False, **options: Any) -> Viewer:
+    """A viewer of a result folder; ``drop_bad`` as of ``load_result``, other options as of ``Viewer``.
 
     Raises:
         ReconxError: as ``load_result`` and ``Viewer``.
@@ -269,5 +269,5 @@ def view_result(folder: Path, **options: Any) -> Viewer:
     from reconx_ros.viz.viewer.data import load_result
     from reconx_ros.viz.viewer.rendering import scene_renderer
 
-    data = load_result(folder)
+    data = load_result(folder, drop_bad=drop_bad)
     return Viewer(data, render=scene_renderer(data), **options)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from reconx_ros.core import SE3, GaussianScene, InvalidInputError, PinholeCamera, PointCloud
-from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_pose
+from reconx_ros.io.cameras_json import has_corner_origin, load_json, parse_camera, parse_number, parse_pose
 from reconx_ros.io.gaussians import fitted_antialiased, read_scene_ply
-from reconx_ros.io.images import read_image
+from reconx_ros.io.images import MILLIMETRE, read_image
 from reconx_ros.io.ply import read_point_cloud_ply
 
 Picture = Path | np.ndarray
@@ -28,7 +29,8 @@ class ViewerCamera:
         world_from_cam: where it was.
         camera: its intrinsics; None when unknown.
         picture: what it saw; None when there is none.
-        depth: depth picture on disk (16-bit, thousandths of a world unit); None when there is none.
+        depth: depth picture on disk (16-bit); None when there is none.
+        depth_unit: its steps, in world units.
         stamp_ns: when it was taken; None when unknown.
     """
 
@@ -37,6 +39,7 @@ class ViewerCamera:
     camera: PinholeCamera | None
     picture: Picture | None = None
     depth: Path | None = None
+    depth_unit: float = MILLIMETRE
     stamp_ns: int | None = None
 
     def rgb_u8(self) -> np.ndarray | None:
@@ -118,15 +121,22 @@ class Feed(Protocol):
         ...
 
 
-def load_result(folder: Path) -> ViewerData:
+def load_result(folder: Path, *, drop_bad: bool = False) -> ViewerData:
     """Read what ``reconx demo``, ``replay`` and ``reconstruct`` write, or a map that a node saved.
 
     Parts that are absent are named in ``notes``; parts that are damaged are errors.
+
+    Args:
+        folder: the result, or a file of Gaussians (3DGS, also SuperSplat's compressed one).
+        drop_bad: leave out Gaussians with NaN or infinity instead of refusing them.
 
     Raises:
         InvalidInputError: for a folder that holds neither points.ply nor scene.ply, or a damaged file.
         StorageError: when a file cannot be read, or ends too early.
     """
+    if folder.is_file() and folder.suffix.lower() == ".ply":
+        found = ViewerData(title=folder.stem, scene=read_scene_ply(folder, drop_bad=drop_bad))
+        return _near_origin(replace(found, notes=("This is a file alone: there are no cameras.",)))
     points, scene = folder / "points.ply", folder / "scene.ply"
     if not folder.is_dir():
         raise InvalidInputError(f"{folder} is no folder, expected a result of reconx reconstruct, replay or demo")
@@ -140,16 +150,44 @@ def load_result(folder: Path) -> ViewerData:
     keyframes, novel, metric_scale = _cameras(folder)
     if not keyframes:
         notes.append("There are no camera poses (cameras.json or map.json).")
-    return ViewerData(
+    data = ViewerData(
         title=folder.resolve().name,
         cloud=read_point_cloud_ply(points) if points.is_file() else PointCloud.empty(),
-        scene=read_scene_ply(scene) if scene.is_file() else None,
+        scene=read_scene_ply(scene, drop_bad=drop_bad) if scene.is_file() else None,
         keyframes=keyframes,
         novel=novel,
         metric_scale=metric_scale,
         antialiased=fitted_antialiased(folder),
         notes=tuple(notes),
     )
+    return _near_origin(data)
+
+
+def _near_origin(data: ViewerData) -> ViewerData:
+    """Data in double precision, whose origin is far, about the middle of the cameras: browsers draw in single."""
+    means = None if data.scene is None else data.scene.means
+    if data.cloud.points.dtype != np.float64 and (means is None or means.dtype != torch.float64):
+        return data
+    places = np.array([c.world_from_cam.translation for c in data.keyframes]).reshape(-1, 3)
+    if not len(places):
+        places = data.cloud.points if len(data.cloud) or means is None else means.cpu().numpy()
+    centre = places.mean(axis=0)
+    scene = data.scene
+    if scene is not None:
+        scene = replace(scene, means=(scene.means.double() - torch.from_numpy(centre)).float())
+    return replace(
+        data,
+        cloud=replace(data.cloud, points=(data.cloud.points - centre).astype(np.float32)),
+        scene=scene,
+        keyframes=tuple(_shifted(c, centre) for c in data.keyframes),
+        novel=tuple(_shifted(c, centre) for c in data.novel),
+        notes=(*data.notes, f"Coordinates are shown relative to ({centre[0]:.3f}, {centre[1]:.3f}, {centre[2]:.3f})."),
+    )
+
+
+def _shifted(camera: ViewerCamera, centre: np.ndarray) -> ViewerCamera:
+    pose = camera.world_from_cam
+    return replace(camera, world_from_cam=SE3(rotation=pose.rotation, translation=pose.translation - centre))
 
 
 def _cameras(folder: Path) -> tuple[tuple[ViewerCamera, ...], tuple[ViewerCamera, ...], bool | None]:
@@ -175,10 +213,11 @@ def _listed(folder: Path, document: dict[str, Any], key: str) -> tuple[ViewerCam
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise InvalidInputError(f"cameras.json of {folder} has {key} of another form, expected a list of objects")
     shift = 0.5 if has_corner_origin(document) else 0.0
-    return tuple(c for e in entries if (c := _listed_camera(folder, e, shift)) is not None)
+    unit = parse_number(document, "depth_unit_m", f"cameras.json of {folder}", MILLIMETRE)
+    return tuple(c for e in entries if (c := _listed_camera(folder, e, shift, unit)) is not None)
 
 
-def _listed_camera(folder: Path, entry: dict[str, Any], shift: float) -> ViewerCamera | None:
+def _listed_camera(folder: Path, entry: dict[str, Any], shift: float, depth_unit: float) -> ViewerCamera | None:
     file = str(entry.get("file", ""))
     name = f"image {file} of {folder}"
     pose = parse_pose(entry, "c2w", name)
@@ -193,6 +232,7 @@ def _listed_camera(folder: Path, entry: dict[str, Any], shift: float) -> ViewerC
         camera=parse_camera(entry, shift, name),
         picture=picture if file and picture.is_file() else None,
         depth=depth if file and depth.is_file() else None,
+        depth_unit=depth_unit,
         stamp_ns=round(stamp_s * 1e9) if isinstance(stamp_s, (int, float)) and stamp_s > 0 else None,
     )
 

@@ -89,7 +89,7 @@ def _spacing(cameras: Sequence[ViewerCamera]) -> float | None:
 def distance_seen(camera: ViewerCamera, points: np.ndarray) -> float | None:
     """Median z-depth of the points [P, 3] in a camera's picture; None where it sees none."""
     local = camera.world_from_cam.inverse().apply(points)
-    ahead = local[local[:, 2] > 1e-6]
+    ahead = local[local[:, 2] > 0]
     if camera.camera is not None and len(ahead):
         k = camera.camera
         u, v = k.fx * ahead[:, 0] / ahead[:, 2] + k.cx, k.fy * ahead[:, 1] / ahead[:, 2] + k.cy

@@ -148,5 +148,7 @@ class _Writer:
             if picture is not None:
                 self._log(f"{entity}/rgb", self._rr.Image(picture).compress(jpeg_quality=90))
             if camera.depth is not None:
-                self._log(f"{entity}/depth", self._rr.DepthImage(read_depth(camera.depth), meter=1.0))
+                self._log(
+                    f"{entity}/depth", self._rr.DepthImage(read_depth(camera.depth, camera.depth_unit), meter=1.0)
+                )
         self._recording.reset_time()

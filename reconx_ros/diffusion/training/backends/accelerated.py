@@ -11,14 +11,14 @@ from torch import nn
 
 from reconx_ros.core import BackendUnavailableError, InvalidInputError
 
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class Processes:
     """The processes of a run (``accelerate launch`` starts many) and the precision they compute with.
 
     Args:
-        precision: fp32, bf16 or fp16.
+        precision: float32, bfloat16 or float16.
         device: "cpu" keeps to the CPU; other devices are accelerate's to choose, one per process.
         idle_parameters: some of what learns takes no part in the loss, since conditions are hidden.
 
@@ -81,7 +81,7 @@ class Processes:
         return self._accelerator.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Gradients of a loss, scaled where fp16 needs it."""
+        """Gradients of a loss, scaled where float16 needs it."""
         self._accelerator.backward(loss)
 
     def clip(self, model: nn.Module, norm: float) -> None:
@@ -97,7 +97,7 @@ class Processes:
         self._accelerator.wait_for_everyone()
 
     def scaler_state(self) -> dict[str, Any] | None:
-        """State of the fp16 scaler; None where there is none."""
+        """State of the float16 scaler; None where there is none."""
         scaler = self._accelerator.scaler
         return None if scaler is None else dict(scaler.state_dict())
 

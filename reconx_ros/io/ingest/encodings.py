@@ -3,7 +3,7 @@
 Names are those of ``sensor_msgs/image_encodings.hpp``, with ``nv12`` beside its ``nv21``. ``bayer_rggb8`` names the
 colours of the first two rows, where OpenCV's constants name those of the pixels (1, 1), (1, 2): rggb is its BG. YUV is
 that of video cameras (ITU-R BT.601, luma 16 to 235), as in cv_bridge. Values of 16 bits fill their range and lose the
-lower eight.
+lower eight. Channels without a name (``8UC3``) are BGR, as OpenCV has them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ _TO_RGB = {
     "rgba8": cv2.COLOR_RGBA2RGB,
     "bgra8": cv2.COLOR_BGRA2RGB,
     "mono8": cv2.COLOR_GRAY2RGB,
+    "8UC1": cv2.COLOR_GRAY2RGB,
+    "8UC3": cv2.COLOR_BGR2RGB,
+    "8UC4": cv2.COLOR_BGRA2RGB,
     "bgr16": cv2.COLOR_BGR2RGB,
     "rgba16": cv2.COLOR_RGBA2RGB,
     "bgra16": cv2.COLOR_BGRA2RGB,
@@ -74,7 +77,7 @@ def _layouts() -> dict[str, PixelLayout]:
         **{f"bayer_{order}16": PixelLayout(code="u2", even=("width", "height")) for order in _BAYER_TO_RGB},
         **{name: PixelLayout(code="u1", channels=2, even=("width",)) for name in _YUV_TO_RGB},
         **{name: PixelLayout(code="u1", even=("width", "height")) for name in _CHROMA_ROWS_BELOW},
-        "8UC1": PixelLayout(code="u1"),
+        **{f"8UC{channels}": PixelLayout(code="u1", channels=channels) for channels in (1, 3, 4)},
         "16UC1": PixelLayout(code="u2"),
         "32FC1": PixelLayout(code="f4"),
     }

@@ -1,16 +1,19 @@
-"""From messages to frames: decoding, rectifying, pairing with calibration, depth and pose. Runs outside callbacks.
+"""The queue in which images wait for their calibration, their depth and their pose. Runs outside callbacks.
 
-A frame waits in a bounded queue until its calibration, its depth and its transform are there, or its time is over;
-every frame that is thrown away is counted with its reason:
+A frame waits, bounded, until all its parts are there or its time is over; every frame that is thrown away is counted
+with its reason:
 
     busy            more frames came than could be looked at          no_camera_info  no calibration came in time
     bad_camera_info the calibration cannot be used                    no_depth        gave way while it waited for depth
     no_pose         no transform came in time                         bad_image       the picture cannot be used
     pose_too_old    the transform's history no longer reaches back    pose_gap        the transform has a gap there
     bad_pose        the transform is no rigid motion                  zero_stamp      the image has no stamp
-    future_stamp    the stamp is ahead of the node's clock, and no    time_jump       the clock jumped back
-                    transform came for it in time                     paused          paused by the service
-    error           something unexpected, see the diagnostics
+    body_frame      the image's frame looks along x, not along z      time_jump       the clock jumped back
+    future_stamp    the stamp is ahead of the node's clock, and no    paused          paused by the service
+                    transform came for it in time                     error           something unexpected
+
+A frame that is used without its depth is counted beside them: frame_without_depth where none came, depth_refused where
+it could not be used, and the camera's problems say why.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from reconx_ros.core import SE3, Frame, InvalidInputError
 from reconx_ros.geometry.tf_tree import (
@@ -29,22 +32,15 @@ from reconx_ros.geometry.tf_tree import (
     PastExtrapolationError,
     TransformError,
 )
+from reconx_ros.io.ingest.camera_input import PAIR_WAIT_S, BadCalibrationError, CameraInput, NotYetError
+from reconx_ros.io.ingest.depth import depth_on_image
+from reconx_ros.io.ingest.drops import DropCounter
+from reconx_ros.io.ingest.frames import BodyFrames, Transforms, map_frame_hint
+from reconx_ros.io.ingest.pixels import rgb_from_msg, size_from_msg
+from reconx_ros.io.ingest.settings import IngestSettings
+from reconx_ros.io.ingest.stamped import ns_from_stamp
 from reconx_ros.io.rectify import Rectifier
 from reconx_ros.io.scenes import shrunken_frame
-from reconx_ros.jobs.encoding import announced_size
-from reconx_ros.pipeline.config import ReconxConfig, RosConfig
-from reconx_ros.ros.conversions import (
-    depth_from_compressed,
-    depth_from_image,
-    ns_from_stamp,
-    rgb_from_compressed,
-    rgb_from_image,
-)
-from reconx_ros.ros.robot.camera_input import AnyImage, BadCalibrationError, CameraInput, NotYetError
-from reconx_ros.ros.robot.mailbox import DropCounter
-
-Lookup = Callable[[str, str, int], SE3]
-"""target_from_source at a stamp, as PoseLookup.lookup."""
 
 _AHEAD_NS = 500_000_000  # a stamp this far ahead of the node's clock is of the future; /clock may tick slowly
 _REASON_OF = {PastExtrapolationError: "pose_too_old", GapError: "pose_gap"}
@@ -85,18 +81,19 @@ class Pending:
     Attributes:
         arrived_s: steady time.
         size: (width, height) that the message announces.
-        info, depth: what has been found for it; kept, since newer messages push older ones out.
+        info, depth, depth_info: what has been found for it; kept, since newer messages push older ones out.
         no_depth: it is settled that no depth will come.
         waits_for, sentence: reason of the last look; empty before the first.
     """
 
     camera: CameraInput
-    msg: AnyImage
+    msg: Any
     stamp_ns: int
     arrived_s: float
     size: tuple[int, int] | None = None
-    info: CameraInfo | None = None
-    depth: AnyImage | None = None
+    info: Any = None
+    depth: Any = None
+    depth_info: Any = None
     no_depth: bool = False
     waits_for: str = ""
     sentence: str = ""
@@ -106,13 +103,14 @@ class Ingest:
     """The queue of waiting frames; used by one thread.
 
     Args:
-        lookup: transforms.
+        transforms: where poses come from.
         drops: where drops are counted.
         on_jump: called with a sentence and the new time [ns] when the stamps of a camera jump back.
     """
 
-    def __init__(self, lookup: Lookup, drops: DropCounter, on_jump: Callable[[str, int], None]) -> None:
-        self._lookup = lookup
+    def __init__(self, transforms: Transforms, drops: DropCounter, on_jump: Callable[[str, int], None]) -> None:
+        self._transforms = transforms
+        self._body_frames = BodyFrames(transforms)
         self._drops = drops
         self._on_jump = on_jump
         self._pending: deque[Pending] = deque()
@@ -128,9 +126,10 @@ class Ingest:
             self._drops.add(reason, len(self._pending))
         self._pending.clear()
 
-    def put(self, camera: CameraInput, msg: AnyImage, arrived_s: float, capacity: int) -> None:
+    def put(self, camera: CameraInput, msg: Any, arrived_s: float, capacity: int) -> None:
         """A new image; the camera's oldest waiting one gives way when there are more than ``capacity``."""
         stamp_ns = ns_from_stamp(msg.header.stamp)
+        camera.image_came(arrived_s)
         pending = Pending(camera=camera, msg=msg, stamp_ns=stamp_ns, arrived_s=arrived_s)
         if stamp_ns <= 0:
             self._drop(pending, "zero_stamp", _zero_stamp(camera, stamp_ns), arrived_s)
@@ -144,25 +143,34 @@ class Ingest:
             self._pending.remove(oldest)
             self._drop(oldest, oldest.waits_for or "busy", oldest.sentence, arrived_s)
 
-    def take_ready(self, config: ReconxConfig, now: Now) -> list[tuple[Frame, str]]:
-        """(frame, its optical frame's name) of all whose parts have come; those whose time is over are dropped."""
+    def take_ready(self, settings: IngestSettings, max_size: int, now: Now) -> list[tuple[Frame, str]]:
+        """(frame, its optical frame's name) of all whose parts have come; those whose time is over are dropped.
+
+        Args:
+            settings: the parameters as they are now.
+            max_size: longer side at which frames are given, pixels.
+            now: time of this look.
+        """
         frames, waiting = [], deque[Pending]()
         for pending in self._pending:
-            frame = self._frame(pending, config, now)
+            frame = self._frame(pending, settings, now)
             if frame is not None:
-                frames.append((frame, config.ros.optical_frame or pending.msg.header.frame_id))
+                frames.append((shrunk(frame, max_size), settings.optical_frame or pending.msg.header.frame_id))
             elif pending.waits_for:
                 waiting.append(pending)
+        cameras = {p.camera for p in self._pending}
         self._pending = waiting
+        for camera in cameras:
+            camera.settle({p.waits_for for p in waiting if p.camera is camera})
         return frames
 
-    def _frame(self, pending: Pending, config: ReconxConfig, now: Now) -> Frame | None:
+    def _frame(self, pending: Pending, settings: IngestSettings, now: Now) -> Frame | None:
         """The frame if all its parts are there; else it is marked as waiting, or counted as dropped."""
         pending.waits_for = ""
         try:
-            return self._complete(pending, config, now)
+            return self._complete(pending, settings, now)
         except NotYetError as error:
-            self._wait(pending, config.ros, error, now.steady_s)
+            self._wait(pending, settings, error, now.steady_s)
         except _DropError as error:
             self._drop(pending, error.reason, str(error), now.steady_s)
         except BadCalibrationError as error:
@@ -174,60 +182,55 @@ class Ingest:
             self._drop(pending, "error", sentence, now.steady_s)
         return None
 
-    def _complete(self, pending: Pending, config: ReconxConfig, now: Now) -> Frame:
+    def _complete(self, pending: Pending, settings: IngestSettings, now: Now) -> Frame:
         camera, waited_s = pending.camera, now.steady_s - pending.arrived_s
         if pending.info is None:
-            pending.info = camera.info_for(pending.stamp_ns, waited_s)
+            pending.info = camera.lens.at(pending.stamp_ns, waited_s)
         if pending.size is None:
-            pending.size = _size_from_msg(pending.msg)
-        rectifier = camera.rectifier(pending.info, pending.size, rectified=config.ros.rectified)
-        missing = self._find_depth(pending, config.ros, now.steady_s) if config.ros.use_depth else None
-        pose = self._pose(pending, config.ros, now)
-        if missing is not None and waited_s < config.ros.tf_timeout_s:
+            pending.size = size_from_msg(pending.msg)
+        rectifier = camera.lens.rectifier(pending.info, pending.size, rectified=settings.rectified)
+        missing = self._find_depth(pending, settings, now.steady_s) if settings.use_depth else None
+        pose = self._pose(pending, settings, now)
+        if missing is not None and waited_s < settings.tf_timeout_s:
             raise missing
-        return self._decoded(pending, rectifier, pose, config)
+        return self._decoded(pending, rectifier, pose, settings, now.steady_s)
 
-    def _wait(self, pending: Pending, ros: RosConfig, error: NotYetError, now_s: float) -> None:
-        if now_s - pending.arrived_s >= ros.tf_timeout_s:
+    def _wait(self, pending: Pending, settings: IngestSettings, error: NotYetError, now_s: float) -> None:
+        if now_s - pending.arrived_s >= settings.tf_timeout_s:
             self._drop(pending, error.reason, str(error), now_s)
             return
         pending.waits_for, pending.sentence = error.reason, str(error)
         pending.camera.troubled(error.reason, str(error), now_s, dropped=False)
 
     def _drop(self, pending: Pending, reason: str, sentence: str, now_s: float) -> None:
-        self._drops.add(reason)
+        self._drops.add(reason, sentence=sentence)
         if sentence:
             pending.camera.troubled(reason, sentence, now_s, dropped=True)
 
-    def _find_depth(self, pending: Pending, ros: RosConfig, now_s: float) -> NotYetError | None:
-        """Attach the depth of an image; what it still waits for, None when that is settled."""
-        if pending.depth is not None or pending.no_depth:
-            return None
-        silent = now_s - pending.camera.depth_arrived_s > ros.tf_timeout_s  # nobody sends depth: do not wait for it
-        exact = ros.depth_sync == "exact"
-        tolerance_ns = 0 if exact else int(ros.depth_tolerance_s * 1e9)
+    def _find_depth(self, pending: Pending, settings: IngestSettings, now_s: float) -> NotYetError | None:
+        """Attach the depth of an image and its calibration; what it still waits for, None when that is settled."""
+        camera, waited_s = pending.camera, now_s - pending.arrived_s
+        tolerance_ns = 0 if settings.depth_sync == "exact" else int(settings.depth_tolerance_s * 1e9)
         try:
-            pending.depth = pending.camera.depth_for(pending.stamp_ns, tolerance_ns, now_s - pending.arrived_s)
+            if pending.depth is None and not pending.no_depth:
+                pending.depth = camera.depth_for(pending.stamp_ns, tolerance_ns, waited_s)
+            if pending.depth is not None and pending.depth_info is None:
+                pending.depth_info = _depth_info(pending, waited_s)
         except NotYetError as error:
-            if not silent:
-                return error
+            if camera.sends_depth(now_s, settings.tf_timeout_s):
+                return NotYetError("no_depth", str(error))
         pending.no_depth = pending.depth is None
         return None
 
-    def _pose(self, pending: Pending, ros: RosConfig, now: Now) -> SE3 | None:
+    def _pose(self, pending: Pending, settings: IngestSettings, now: Now) -> SE3 | None:
         ahead = _ahead_of_clock(pending, now)
-        if ros.pose_source == "none":
+        if settings.pose_source == "none":
             if ahead:
                 raise NotYetError("future_stamp", ahead)
             return None
-        optical = ros.optical_frame or pending.msg.header.frame_id
-        if not optical:
-            raise InvalidInputError(
-                f"image of camera '{pending.camera.name}' has an empty frame_id, expected the name of its optical "
-                "frame: set header.frame_id in its driver, or ros.optical_frame"
-            )
+        optical = self._optical_frame(pending, settings)
         try:
-            return self._lookup(ros.map_frame, optical, pending.stamp_ns)
+            return self._transforms.lookup(settings.map_frame, optical, pending.stamp_ns)
         except (PastExtrapolationError, GapError) as error:
             raise _DropError(_REASON_OF[type(error)], str(error)) from None
         except FutureExtrapolationError as error:
@@ -235,40 +238,63 @@ class Ingest:
                 raise NotYetError("future_stamp", f"{ahead}; {error}") from None
             raise NotYetError("no_pose", str(error)) from None
         except TransformError as error:
-            raise NotYetError("no_pose", str(error)) from None
+            hint = map_frame_hint(self._transforms, settings.map_frame, optical)
+            raise NotYetError("no_pose", f"{error}; {hint}" if hint else str(error)) from None
         except InvalidInputError as error:
             raise _DropError("bad_pose", str(error)) from None
 
-    def _decoded(self, pending: Pending, rectifier: Rectifier, pose: SE3 | None, config: ReconxConfig) -> Frame:
-        msg = pending.msg
-        rgb = rgb_from_compressed(msg) if isinstance(msg, CompressedImage) else rgb_from_image(msg)
-        depth = self._depth(pending, rectifier) if config.ros.use_depth else None
-        rgb = np.ascontiguousarray(rectifier.image(rgb))
+    def _optical_frame(self, pending: Pending, settings: IngestSettings) -> str:
+        """The frame of the image, which must look along z."""
+        if settings.optical_frame:
+            return settings.optical_frame
+        name, frame = f"image of camera '{pending.camera.name}'", str(pending.msg.header.frame_id)
+        if not frame:
+            raise InvalidInputError(
+                f"{name} has an empty frame_id, expected the name of its optical frame: set header.frame_id in its "
+                "driver, or ros.optical_frame"
+            )
+        complaint = self._body_frames.complaint(name, frame)
+        if complaint:
+            raise _DropError("body_frame", complaint)
+        return frame
+
+    def _decoded(
+        self, pending: Pending, rectifier: Rectifier, pose: SE3 | None, settings: IngestSettings, now_s: float
+    ) -> Frame:
+        depth = self._depth(pending, rectifier, settings, now_s) if settings.use_depth else None
         frame = Frame(
-            rgb_u8=rgb,
+            rgb_u8=np.ascontiguousarray(rectifier.image(rgb_from_msg(pending.msg))),
             camera=rectifier.camera,
             stamp_ns=pending.stamp_ns,
             world_from_cam=pose,
             depth_m=depth,
             camera_name=pending.camera.name,
         )
-        pending.camera.problems = {}
-        return shrunk(frame, config.keyframes.max_size)
+        kept = {r: p for r, p in pending.camera.problems.items() if r == "depth_refused" and depth is None}
+        pending.camera.problems = kept
+        return frame
 
-    def _depth(self, pending: Pending, rectifier: Rectifier) -> np.ndarray | None:
-        msg = pending.depth
-        if msg is None:
+    def _depth(
+        self, pending: Pending, rectifier: Rectifier, settings: IngestSettings, now_s: float
+    ) -> np.ndarray | None:
+        """Depth on the grid of the image; None where there is none or it cannot be used, which is counted."""
+        if pending.depth is None:
             self._drops.add("frame_without_depth")
             return None
-        depth = depth_from_compressed(msg) if isinstance(msg, CompressedImage) else depth_from_image(msg)
-        return np.ascontiguousarray(rectifier.depth(depth))
+        try:
+            return depth_on_image(pending, rectifier, settings, self._transforms, self._body_frames)
+        except (InvalidInputError, TransformError) as error:
+            self._drop(pending, "depth_refused", str(error), now_s)
+            return None
 
 
-def _size_from_msg(msg: AnyImage) -> tuple[int, int]:
-    """(width, height) that an image message announces."""
-    if isinstance(msg, CompressedImage):
-        return announced_size(bytes(msg.data), "compressed image")
-    return int(msg.width), int(msg.height)
+def _depth_info(pending: Pending, waited_s: float) -> Any:
+    """The calibration of the depth that was found; None where none is published, as with registered depth."""
+    lens, depth = pending.camera.depth_lens, pending.depth.header
+    elsewhere = str(depth.frame_id).lstrip("/") != str(pending.msg.header.frame_id).lstrip("/")
+    if lens.infos or (elsewhere and waited_s < PAIR_WAIT_S):
+        return lens.at(ns_from_stamp(depth.stamp), waited_s)
+    return None
 
 
 def _zero_stamp(camera: CameraInput, stamp_ns: int) -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TypeAlias
-
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.io.ingest.calibration import image_size_from_info, lens_key, rectifier_from_info
+from reconx_ros.io.ingest.stamped import ns_from_stamp
 from reconx_ros.io.rectify import Rectifier
-from reconx_ros.ros.conversions import ns_from_stamp, rectifier_from_info
-from reconx_ros.ros.conversions.cameras import calibrated_key, image_size_from_info
 
 JUMP_BACK_NS = 1_000_000_000
 _LEAP_NS = 10_000_000_000
-_PAIR_WAIT_S = 0.25  # how long an image waits for the camera_info of its own stamp, and for a depth that fits better
+PAIR_WAIT_S = 0.25  # how long an image waits for the camera_info of its own stamp, and for a depth that fits better
 _RECENT = 30
 _LONGEST = 600  # characters of a sentence: a broken message may carry names of any length
-
-AnyImage: TypeAlias = Image | CompressedImage
 
 
 class BadCalibrationError(InvalidInputError):
@@ -78,44 +75,37 @@ class StampWatch:
         self.newest_ns, self._suspect = 0, None
 
 
-@dataclass(eq=False)
-class CameraInput:
-    """One camera. Callbacks put messages in, one other thread takes them out.
+class Calibrations:
+    """Recent camera_info messages of one lens, and the rectifier of the one used last.
+
+    Args:
+        camera: its name, for sentences.
+        topic: where they come from, for sentences.
 
     Attributes:
-        name: namespace as configured.
-        info_topic, depth_topic: where its calibration and depth come from; for sentences.
-        infos: recent calibrations, the newest last.
-        depths: recent depth images, the newest last.
-        depth_arrived_s: steady time of the newest depth image; before the first, of the subscription.
-        stamps: of the images.
-        problems: by reason; replaced as a whole, so that other threads may read it.
+        infos: the newest last.
     """
 
-    name: str
-    info_topic: str = "camera_info"
-    depth_topic: str = "depth"
-    infos: deque[CameraInfo] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    depths: deque[AnyImage] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    depth_arrived_s: float = 0.0
-    stamps: StampWatch = field(default_factory=StampWatch)
-    problems: dict[str, InputProblem] = field(default_factory=dict)
-    _paired: bool = False
-    _key: tuple[object, ...] = ()
-    _rectifier: Rectifier | None = None
-    _error: str = ""
+    def __init__(self, camera: str, topic: str) -> None:
+        self._camera = camera
+        self.topic = topic
+        self.infos: deque[Any] = deque(maxlen=_RECENT)
+        self._paired = False
+        self._key: tuple[object, ...] = ()
+        self._rectifier: Rectifier | None = None
+        self._error = ""
+
+    def put(self, info: Any) -> None:
+        """Keep a camera_info."""
+        self.infos.append(info)
 
     def start_over(self) -> None:
-        """The time jumped back: depth of the former time is useless, the newest calibration still holds."""
-        self.stamps.start_over()
-        self.depths.clear()
+        """The time jumped back: the newest one still holds."""
         for info in list(self.infos)[-1:]:
             self.infos.clear()
             self.infos.append(info)
 
-    # Calibration ----------------------------------------------------------------------------------------------
-
-    def info_for(self, stamp_ns: int, waited_s: float) -> CameraInfo:
+    def at(self, stamp_ns: int, waited_s: float) -> Any:
         """The calibration of an image: that of the same stamp, else the nearest.
 
         A camera whose calibrations carried the stamps of its images so far is given a moment to send this one too, so
@@ -126,18 +116,18 @@ class CameraInput:
         """
         infos = list(self.infos)
         if not infos:
-            raise NotYetError("no_camera_info", f"no camera_info of camera '{self.name}' has come on {self.info_topic}")
+            raise NotYetError("no_camera_info", f"no camera_info of camera '{self._camera}' has come on {self.topic}")
         nearest = min(reversed(infos), key=lambda m: abs(ns_from_stamp(m.header.stamp) - stamp_ns))
         if ns_from_stamp(nearest.header.stamp) == stamp_ns:
             self._paired = True
         elif self._paired and ns_from_stamp(infos[-1].header.stamp) < stamp_ns:
-            if waited_s < _PAIR_WAIT_S:
-                sentence = f"camera_info of camera '{self.name}' for stamp {stamp_ns / 1e9:.3f} s has not come"
-                raise NotYetError("no_camera_info", f"{sentence} on {self.info_topic}")
+            if waited_s < PAIR_WAIT_S:
+                sentence = f"camera_info of camera '{self._camera}' for stamp {stamp_ns / 1e9:.3f} s has not come"
+                raise NotYetError("no_camera_info", f"{sentence} on {self.topic}")
             self._paired = False
         return nearest
 
-    def rectifier(self, info: CameraInfo, size: tuple[int, int], *, rectified: bool) -> Rectifier:
+    def rectifier(self, info: Any, size: tuple[int, int], *, rectified: bool) -> Rectifier:
         """The rectifier of a calibration, made when its numbers change.
 
         Args:
@@ -149,8 +139,8 @@ class CameraInput:
             BadCalibrationError: for a calibration that cannot be used.
             InvalidInputError: for an image of another size than the calibration's.
         """
-        self._check_size(info, size)
-        key = (*calibrated_key(info), rectified)
+        _check_size(info, size)
+        key = lens_key(info, rectified=rectified)
         if key != self._key:
             self._key, self._rectifier, self._error = key, None, ""
             try:
@@ -163,24 +153,72 @@ class CameraInput:
             raise BadCalibrationError(self._error)
         return self._rectifier
 
-    def _check_size(self, info: CameraInfo, size: tuple[int, int]) -> None:
-        try:
-            wanted = image_size_from_info(info)
-        except InvalidInputError as error:
-            raise BadCalibrationError(str(error)) from None
-        if size != wanted:
-            raise InvalidInputError(
-                f"image is {size[0]}x{size[1]}, expected {wanted[0]}x{wanted[1]} as its camera_info says"
-            )
 
-    # Depth ----------------------------------------------------------------------------------------------------
+def _check_size(info: Any, size: tuple[int, int]) -> None:
+    try:
+        wanted = image_size_from_info(info)
+    except InvalidInputError as error:
+        raise BadCalibrationError(str(error)) from None
+    if size != wanted:
+        raise InvalidInputError(
+            f"image is {size[0]}x{size[1]}, expected {wanted[0]}x{wanted[1]} as its camera_info says"
+        )
 
-    def put_depth(self, msg: AnyImage, now_s: float) -> None:
+
+class CameraInput:
+    """One camera. Callbacks put messages in, one other thread takes them out.
+
+    Args:
+        name: namespace as configured.
+        info_topic, depth_topic, depth_info_topic: where calibrations and depth come from; for sentences.
+
+    Attributes:
+        lens, depth_lens: calibrations of the images, and of the depth images.
+        depths: recent depth images, the newest last.
+        depthless_since_s: steady time of the first image since the newest depth image; None where depth is newer.
+        stamps: of the images.
+        problems: by reason; replaced as a whole, so that other threads may read it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        info_topic: str = "camera_info",
+        depth_topic: str = "depth",
+        depth_info_topic: str = "depth/camera_info",
+    ) -> None:
+        self.name = name
+        self.depth_topic = depth_topic
+        self.lens = Calibrations(name, info_topic)
+        self.depth_lens = Calibrations(name, depth_info_topic)
+        self.depths: deque[Any] = deque(maxlen=_RECENT)
+        self.depthless_since_s: float | None = None
+        self.stamps = StampWatch()
+        self.problems: dict[str, InputProblem] = {}
+
+    def start_over(self) -> None:
+        """The time jumped back: depth of the former time is useless, the newest calibrations still hold."""
+        self.stamps.start_over()
+        self.depths.clear()
+        self.lens.start_over()
+        self.depth_lens.start_over()
+
+    def image_came(self, arrived_s: float) -> None:
+        """Take note of an image."""
+        if self.depthless_since_s is None:
+            self.depthless_since_s = arrived_s
+
+    def put_depth(self, msg: Any) -> None:
         """Keep a depth image."""
         self.depths.append(msg)
-        self.depth_arrived_s = now_s
+        self.depthless_since_s = None
 
-    def depth_for(self, stamp_ns: int, tolerance_ns: int, waited_s: float) -> AnyImage | None:
+    def sends_depth(self, now_s: float, timeout_s: float) -> bool:
+        """Whether depth may still come: images have not come without any for longer than the timeout."""
+        since_s = self.depthless_since_s
+        return since_s is None or now_s - since_s <= timeout_s
+
+    def depth_for(self, stamp_ns: int, tolerance_ns: int, waited_s: float) -> Any:
         """The depth image nearest to a stamp, as soon as no nearer one can come; None when none will.
 
         Raises:
@@ -191,13 +229,11 @@ class CameraInput:
         nearest = min(candidates, key=lambda m: abs(gap_ns[id(m)]), default=None)
         newer_came = bool(candidates) and gap_ns[id(candidates[-1])] > 0
         if nearest is not None and abs(gap_ns[id(nearest)]) <= tolerance_ns:
-            if gap_ns[id(nearest)] == 0 or newer_came or waited_s >= _PAIR_WAIT_S:
+            if gap_ns[id(nearest)] == 0 or newer_came or waited_s >= PAIR_WAIT_S:
                 return nearest
         elif newer_came and gap_ns[id(candidates[-1])] > tolerance_ns:
             return None
         raise NotYetError("no_depth", f"depth of camera '{self.name}' has not come on {self.depth_topic}")
-
-    # Problems -------------------------------------------------------------------------------------------------
 
     def troubled(self, reason: str, sentence: str, now_s: float, *, dropped: bool) -> None:
         """Remember why a frame waits or was dropped."""
@@ -205,3 +241,9 @@ class CameraInput:
         since_s, count = (known.since_s, known.dropped) if known is not None else (now_s, 0)
         problem = InputProblem(sentence=sentence[:_LONGEST], since_s=since_s, dropped=count + int(dropped))
         self.problems = {**self.problems, reason: problem}
+
+    def settle(self, waiting: Collection[str]) -> None:
+        """Forget the reasons that no frame waits for any more and that cost none."""
+        over = [r for r, p in self.problems.items() if not p.dropped and r not in waiting]
+        if over:
+            self.problems = {r: p for r, p in self.problems.items() if r not in over}
