@@ -8,11 +8,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 from pointmap_scenes import look_at, pinhole
+from reconx_ros.pointmap.sfm.features import Features, normalised_rays
+from reconx_ros.pointmap.sfm.matching import Matches
 
 from reconx_ros.core import SE3
-from reconx_ros.pointmap.sfm.features import Features, normalised_rays
 from reconx_ros.pointmap.sfm.mapping import Calibration, IncrementalMapper, SparseModel
-from reconx_ros.pointmap.sfm.matching import Matches
 from reconx_ros.pointmap.sfm.plausibility import contradicted_pairs, explained_matches
 from reconx_ros.pointmap.sfm.recover import _without_contradicted
 from reconx_ros.pointmap.sfm.two_view import estimate
