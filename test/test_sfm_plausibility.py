@@ -8,10 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 from pointmap_scenes import look_at, pinhole
-from reconx_ros.pointmap.sfm.features import Features, normalised_rays
-from reconx_ros.pointmap.sfm.matching import Matches
 
 from reconx_ros.core import SE3
+from reconx_ros.pointmap.matching.features import Features, Matches
 from reconx_ros.pointmap.sfm.mapping import Calibration, IncrementalMapper, SparseModel
 from reconx_ros.pointmap.sfm.plausibility import contradicted_pairs, explained_matches
 from reconx_ros.pointmap.sfm.recover import _without_contradicted
@@ -32,11 +31,7 @@ def mapper() -> IncrementalMapper:
         seen = pose.apply(world)
         uv = seen[:, :2] / seen[:, 2:] * [CAMERA.fx, CAMERA.fy] + [CAMERA.cx, CAMERA.cy]
         uv += rng.normal(0, 0.3, uv.shape)
-        features.append(
-            Features(
-                uv=uv, rays=normalised_rays(uv, CAMERA), descriptors=np.zeros((POINTS, 128), np.float32), camera=CAMERA
-            )
-        )
+        features.append(Features(uv=uv, camera=CAMERA))
     index = np.tile(np.arange(POINTS)[:, None], (1, 2))
     same = Matches(index=index, ratio=np.linspace(0.1, 0.7, POINTS))
     pairs = {(a, b): estimate(features[a], features[b], candidates=same) for a, b in combinations(range(4), 2)}

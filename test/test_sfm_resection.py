@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pointmap_scenes import look_at, pinhole
-from reconx_ros.pointmap.sfm.matching import Matches
 
 from reconx_ros.core import SE3
+from reconx_ros.pointmap.matching.features import Matches
 from reconx_ros.pointmap.sfm.planar import nearest_rotation
 from reconx_ros.pointmap.sfm.resection import _crossing, resect, resect_from_pairs
 from reconx_ros.pointmap.sfm.two_view import TwoViewGeometry
