@@ -48,7 +48,7 @@ ros_env := \
 	ROS_AUTOMATIC_DISCOVERY_RANGE=$(discovery)
 test_env := $(ros_env) ROS_PYTHON_CHECK_FIELDS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup env demo test test-ros test-long lint format docs bench colcon clean distclean
+.PHONY: help setup env demo test test-ros test-long coverage lint format docs bench colcon clean distclean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -126,6 +126,13 @@ test-ros: setup ## Run only the tests that start nodes
 
 test-long: setup ## Run the tests that take minutes: load, networks of several hosts, the viewer in a browser
 	@$(test_env) "$(python)" -m pytest $(TESTS) -m long $(PYTEST_ARGS)
+
+# Also after a failed test: what ran was counted. Only a whole run can be held against the list of unexecuted functions.
+coverage: setup ## Run every test and count lines and functions: a table, out/coverage/html, and what no test executes
+	@rm -rf out/coverage && mkdir -p out/coverage
+	@failed=0; $(test_env) "$(python)" -m coverage run -m pytest $(TESTS) $(PYTEST_ARGS) || failed=$$?; \
+		"$(python)" -m coverage combine -q && "$(python)" -m coverage html -q \
+		&& "$(python)" scripts/report_coverage.py $(if $(filter test,$(TESTS)),$(if $(PYTEST_ARGS),,--check)) && exit $$failed
 
 lint: $(stamps)/requirements ## Check style, imports and types
 	@"$(python)" -m ruff check .

@@ -35,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
         described("rate", "1.0", "Playing speed; 1 is real time."),
         described("delay", "5.0", "Time that the nodes get to start before the bag does [s]."),
         described("loop", "false", "Play the bag again and again; the map stays when time jumps back.", SWITCH),
-        described("params_file", shared("config", "cpu.yaml"), "Parameter file of both nodes."),
+        described("params_file", shared("config", "default.yaml"), "Parameter file of both nodes."),
         described("image", "image", "Topic of the images in the bag, without the suffix of a transport."),
         described("camera_info", "camera_info", "Topic of the calibration in the bag."),
         described("depth", "depth", "Topic of the depth images, used where ros.use_depth is true."),

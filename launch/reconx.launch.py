@@ -42,7 +42,7 @@ def shared(*names: str) -> PathJoinSubstitution:
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments, the Fast DDS profile for large images, both nodes and RViz."""
-    defaults = {"params_file": shared("config", "cpu.yaml"), "fastdds_profile": shared("config", "fastdds.xml")}
+    defaults = {"params_file": shared("config", "default.yaml"), "fastdds_profile": shared("config", "fastdds.xml")}
     arguments = [
         DeclareLaunchArgument(
             name,

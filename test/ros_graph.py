@@ -30,7 +30,7 @@ from reconx_ros.ros.graph.qos import latched_qos, reliable_qos
 from reconx_ros.ros.tools.session import PROGRAMS
 
 TIMEOUT_S = float(os.environ.get("RECONX_TEST_TIMEOUT_S", "60"))  # raise it on a computer that does much else
-CAMERA_TOPICS = ("image", "camera_info", "depth", "image/compressed", "depth/compressedDepth")
+CAMERA_TOPICS = ("image", "camera_info", "depth", "depth/camera_info", "image/compressed", "depth/compressedDepth")
 START_NS = 1_000_000_000_000
 R = TypeVar("R")
 

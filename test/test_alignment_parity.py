@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity
 import pytest
 import torch
 from alignment_scenes import Truth, alignment_errors
@@ -90,7 +91,7 @@ class Case:
 @pytest.fixture(scope="module")
 def cases(reconx_parity: Path) -> list[Case]:
     found = []
-    for path in sorted(reconx_parity.rglob("ga_*.npz")):
+    for path in parity.files(reconx_parity, "alignment"):
         with np.load(path) as data:
             arrays = {name: data[name] for name in data.files}
         found.append(Case(name=path.stem, arrays=arrays, report=json.loads(str(arrays["report"]))))

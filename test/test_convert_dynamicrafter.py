@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import parity
 import pytest
 import torch
 from video_models import arrays, key_list, parity_module, relative_l2
@@ -31,6 +35,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 SMALL = Additions(structure=StructureConfig(tokens=8, width=32, depth=1, head_dim=16))
 Weights = dict[str, torch.Tensor]
+Pipelines = Callable[[Path], Any]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,10 @@ def checkpoint(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def pipeline(checkpoint: Path, settings: PublishedSettings) -> Any:
+    return converted(checkpoint, settings)
+
+
+def converted(checkpoint: Path, settings: PublishedSettings) -> Any:
     from reconx_ros.diffusion.network.pipeline import ReconXPipeline
 
     folder = checkpoint.parent / "converted"
@@ -64,9 +73,26 @@ def pipeline(checkpoint: Path, settings: PublishedSettings) -> Any:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def pipeline_for(
+    request: pytest.FixtureRequest, reconx_parity: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Pipelines:
+    """The pipeline that a recorded case is of; weights of full size, 10 GB, are made for the first that needs them."""
+
+    @cache
+    def full() -> Any:
+        folder = tmp_path_factory.mktemp("full")
+        recipe = [sys.executable, str(reconx_parity / "make_ckpts.py"), str(folder), "--full-dynamicrafter"]
+        subprocess.run(recipe, check=True)
+        return converted(folder / "dynamicrafter_512.ckpt", PublishedSettings())
+
+    return lambda path: full() if "full" in path.stem else request.getfixturevalue("pipeline")
+
+
+@pytest.mark.parametrize("path", parity.recorded("video encoders"))
 @torch.no_grad()
-def test_parity_of_the_encoders(pipeline: Any, reconx_parity: Path) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / "tiny_encoders.npz")
+def test_parity_of_the_encoders(pipeline_for: Pipelines, path: Path) -> None:
+    case, pipeline = arrays(path), pipeline_for(path)
     assert relative_l2(pipeline.text_encoder(case["text_ids"]).last_hidden_state, case["text_out"]) < 1e-4
     pixels = clip_pixels(case["image"])
     assert relative_l2(pixels[:, :, ::4, ::4], case["image_preprocessed_224_sub4"]) < 1e-4
@@ -75,9 +101,10 @@ def test_parity_of_the_encoders(pipeline: Any, reconx_parity: Path) -> None:
     assert relative_l2(pipeline.resampler(tokens).flatten(1, 2), case["resampler_out"]) < 1e-4
 
 
+@pytest.mark.parametrize("path", parity.recorded("video autoencoder"))
 @torch.no_grad()
-def test_parity_of_the_autoencoder(pipeline: Any, reconx_parity: Path) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / "tiny_vae.npz")
+def test_parity_of_the_autoencoder(pipeline_for: Pipelines, path: Path) -> None:
+    case, pipeline = arrays(path), pipeline_for(path)
     posterior = pipeline.vae.encode(case["frame"]).latent_dist
     for ours, name in ((posterior.parameters, "moments"), (posterior.mean, "mean"), (posterior.logvar, "logvar")):
         assert relative_l2(ours, case[name]) < 1e-4
@@ -86,12 +113,12 @@ def test_parity_of_the_autoencoder(pipeline: Any, reconx_parity: Path) -> None:
     assert relative_l2(torch.stack(frames, dim=2), case["decoded"]) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["det", "eta1", "nocfg_uniform"])
+@pytest.mark.parametrize("path", parity.recorded("video sampler"))
 @torch.no_grad()
-def test_parity_of_the_sampler(pipeline: Any, reconx_parity: Path, name: str) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / f"tiny_ddim_{name}.npz")
+def test_parity_of_the_sampler(pipeline_for: Pipelines, reconx_parity: Path, path: Path) -> None:
+    case, pipeline = arrays(path), pipeline_for(path)
     detfill = parity_module(reconx_parity, "detfill")
-    spacing = "uniform" if name.endswith("uniform") else "trailing"
+    spacing = "uniform" if path.stem.endswith("uniform") else "trailing"
     config = convert.dataclasses.replace(pipeline.scheduler.schedule, spacing=spacing)
     tables = sampler_tables(config, int(case["S"]), float(case["eta"]))
     assert torch.allclose(tables.scales_prev.float(), case["scale_arr_prev"])
@@ -102,7 +129,7 @@ def test_parity_of_the_sampler(pipeline: Any, reconx_parity: Path, name: str) ->
                 torch.cat([sample, case["c_concat"]], dim=1),
                 tables.timesteps[index, None],
                 text=tokens[:, :77],
-                image=tokens[:, 77:].unflatten(1, (4, 16)),
+                image=tokens[:, 77:].unflatten(1, (sample.shape[2], 16)),
                 fps=case["fs"],
             )
             for tokens in (case["c_crossattn"], case["uc_crossattn"])
@@ -121,9 +148,10 @@ def test_parity_of_the_sampler(pipeline: Any, reconx_parity: Path, name: str) ->
     assert relative_l2(sample, case["sample"]) < 1e-3
 
 
+@pytest.mark.parametrize("path", parity.recorded("video loss"))
 @torch.no_grad()
-def test_parity_of_the_training_loss(pipeline: Any, reconx_parity: Path) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / "tiny_ploss.npz")
+def test_parity_of_the_training_loss(pipeline_for: Pipelines, path: Path) -> None:
+    case, pipeline = arrays(path), pipeline_for(path)
 
     def predict(noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         tokens = case["c_crossattn"]
@@ -131,7 +159,7 @@ def test_parity_of_the_training_loss(pipeline: Any, reconx_parity: Path) -> None
             torch.cat([noisy, case["c_concat"]], dim=1),
             timestep,
             text=tokens[:, :77],
-            image=tokens[:, 77:].unflatten(1, (4, 16)),
+            image=tokens[:, 77:].unflatten(1, (noisy.shape[2], 16)),
             fps=case["fs"],
         )
 
@@ -141,8 +169,9 @@ def test_parity_of_the_training_loss(pipeline: Any, reconx_parity: Path) -> None
     assert float(result.loss) == pytest.approx(float(case["loss"]), rel=1e-3)
 
 
-def test_parity_from_picture_to_video(pipeline: Any, reconx_parity: Path) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / "tiny_e2e_i2v.npz")
+@pytest.mark.parametrize("path", parity.recorded("picture to video"))
+def test_parity_from_picture_to_video(pipeline_for: Pipelines, path: Path) -> None:
+    case, pipeline = arrays(path), pipeline_for(path)
     words = [510, *(ord(letter) % 500 + 1 for letter in "Rotating view of a scene"), 511]
     picture = ((case["image0"][0].permute(1, 2, 0) + 1) / 2).clamp(0, 1)
     result = pipeline(
@@ -173,8 +202,9 @@ def test_every_weight_is_used_or_left_out_for_a_reason(
         assert sum(t.numel() * t.element_size() for t in safetensors_torch.load_file(file).values()) == size
 
 
-def test_full_size_key_list_is_consumed_and_fits_our_networks(reconx_parity: Path) -> None:
-    shapes = key_list(reconx_parity / "keys" / "dynamicrafter_keys_full.txt")
+@pytest.mark.parametrize("path", parity.recorded("video keys"))
+def test_full_size_key_list_is_consumed_and_fits_our_networks(path: Path) -> None:
+    shapes = key_list(path)
     stored = {
         key: StoredTensor(shape, torch.float32, lambda shape=shape: torch.empty(shape, device="meta"))
         for key, shape in shapes.items()

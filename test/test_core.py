@@ -247,3 +247,12 @@ def test_registry_names_the_cure() -> None:
         create(rows, "ghost", kind="thing")
     with pytest.raises(ConfigError, match="unknown thing 'plan', the nearest known one is 'plain'"):
         create(rows, "plan", kind="thing")
+
+
+def test_a_backend_for_a_gpu_says_so_where_there_is_none() -> None:
+    row = BackendInfo(name="fast", target="reconx_ros.core.job:CancelToken", summary="", needs=("cuda",))
+    reason = row.missing()
+    if torch.cuda.is_available():
+        assert reason is None
+    else:
+        assert reason == "backend 'fast' needs a CUDA GPU and PyTorch with CUDA, and none is visible here"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import parity
 import pytest
 import torch
 from video_models import arrays
@@ -35,8 +37,9 @@ def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.double() - theirs.double()).abs().max())
 
 
-def test_parity_of_the_schedule(reconx_parity: Path) -> None:
-    tables = arrays(reconx_parity / "dynamicrafter" / "schedule.npz")
+@pytest.mark.parametrize("path", parity.recorded("video schedule"))
+def test_parity_of_the_schedule(path: Path) -> None:
+    tables = arrays(path)
     plain = replace(PUBLIC, zero_terminal_snr=False)
     assert largest_difference(PUBLIC.betas(), tables["betas_ztsnr"]) < 1e-12
     assert largest_difference(plain.betas(), tables["betas_plain"]) < 1e-12
@@ -47,21 +50,24 @@ def test_parity_of_the_schedule(reconx_parity: Path) -> None:
     assert largest_difference(sinusoidal_embedding(steps, 320), tables["temb_320"]) < 1e-4
 
 
-@pytest.mark.parametrize("steps", [5, 10, 25, 50])
-@pytest.mark.parametrize("spacing", ["uniform", "trailing"])
-def test_parity_of_the_sampler_tables(reconx_parity: Path, spacing: str, steps: int) -> None:
-    stored = arrays(reconx_parity / "dynamicrafter" / "schedule.npz")
-    name = f"{'uniform_trailing' if spacing == 'trailing' else 'uniform'}_{steps}"
-    for eta in (0, 1):
-        tables = sampler_tables(replace(PUBLIC, spacing=spacing), steps, float(eta))
-        assert torch.equal(tables.timesteps, stored[f"ts_{name}"])
-        assert largest_difference(tables.alphas, stored[f"a_{name}"]) == 0
-        assert largest_difference(tables.alphas_prev, stored[f"aprev_{name}"]) == 0
-        assert largest_difference(tables.sigmas, stored[f"sig_{name}_eta{eta}"]) < 1e-7
+@pytest.mark.parametrize("path", parity.recorded("video schedule"))
+def test_parity_of_the_sampler_tables(path: Path) -> None:
+    stored = arrays(path)
+    pattern = re.compile(r"sig_(uniform|uniform_trailing)_(\d+)_eta([01])")
+    runs = [found for name in stored if (found := pattern.fullmatch(name))]
+    assert runs
+    for spacing, steps, eta in (run.groups() for run in runs):
+        name, ours = f"{spacing}_{steps}", "trailing" if spacing == "uniform_trailing" else "uniform"
+        tables = sampler_tables(replace(PUBLIC, spacing=ours), int(steps), float(eta))
+        assert torch.equal(tables.timesteps, stored[f"ts_{name}"]), name
+        assert largest_difference(tables.alphas, stored[f"a_{name}"]) == 0, name
+        assert largest_difference(tables.alphas_prev, stored[f"aprev_{name}"]) == 0, name
+        assert largest_difference(tables.sigmas, stored[f"sig_{name}_eta{eta}"]) < 1e-7, name
 
 
-def test_parity_of_the_tables_in_checkpoints(reconx_parity: Path) -> None:
-    stored = arrays(reconx_parity / "dynamicrafter" / "schedule_buffers.npz")
+@pytest.mark.parametrize("path", parity.recorded("video schedule of a checkpoint"))
+def test_parity_of_the_tables_in_checkpoints(path: Path) -> None:
+    stored = arrays(path)
     assert largest_difference(PUBLIC.betas(), stored["betas"]) < 1e-6
     assert largest_difference(PUBLIC.alphas_cumprod(), stored["alphas_cumprod"]) < 1e-7
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import parity
 import pytest
 import torch
 
@@ -24,15 +25,17 @@ def points() -> torch.Tensor:
     return backproject(depth, CAMERA)
 
 
-def test_recorded_focal_lengths_poses_and_registration(reconx_parity: Path) -> None:
-    data = np.load(reconx_parity / "dust3r" / "geometry.npz")
+@pytest.mark.parametrize("path", parity.recorded("focal length and pose"))
+def test_recorded_focal_lengths_poses_and_registration(path: Path) -> None:
+    data = np.load(path)
     maps = torch.from_numpy(data["pts3d"])
     np.testing.assert_allclose([weiszfeld_focal(m) for m in maps], data["focal_weiszfeld"], rtol=1e-6)
     np.testing.assert_allclose([median_focal(m) for m in maps], data["focal_median"], rtol=1e-6)
     clipped = [weiszfeld_focal(m, relative_range=(0.5, 1.0)) for m in maps]
     np.testing.assert_allclose(clipped, data["focal_weiszfeld_clipped"], rtol=1e-6)
 
-    camera = PinholeCamera(width=64, height=48, fx=70.0, fy=70.0, cx=32.0, cy=24.0)
+    height, width = maps.shape[1:3]
+    camera = PinholeCamera(width=width, height=height, fx=70.0, fy=70.0, cx=width / 2, cy=height / 2)
     mask = (data["conf2"][0] > 1.5).ravel()
     world, pixels = data["pts3d_in_other_view"][0].reshape(-1, 3)[mask], grid_pixels(camera)[mask]
     found, guessed = solve_pnp(world, pixels, camera), solve_pnp_unknown_focal(world, pixels, camera)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity
 import pytest
 import torch
 from native_oracle import GAUSSIAN_NAMES, ISAS, as_leaves, in_double, make_scene, oracle, rasterizer, relative_error
@@ -25,7 +26,9 @@ def native(monkeypatch: pytest.MonkeyPatch) -> NativeRasterizer:
     return rasterizer(monkeypatch, ISAS[0])
 
 
-def parity_scene(stored: Any, sh: Any) -> dict[str, Any]:
+def parity_scene(stored: Any) -> dict[str, Any]:
+    coloured = "sh" not in stored
+    sh = ((stored["colors_u8"].astype(np.float32) / 255 - 0.5) / SH_C0)[:, None] if coloured else stored["sh"]
     intrinsics = torch.from_numpy(stored["Ks"]).clone()
     intrinsics[:, :2, 2] -= 0.5  # to pixel centres
     return {
@@ -48,27 +51,30 @@ def assert_close(value: torch.Tensor, truth: Any, limit: float, name: str) -> No
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("isa", ISAS)
-def test_equals_upstream_on_the_small_scene(
-    reconx_parity: Path, monkeypatch: pytest.MonkeyPatch, isa: str, threads: int
-) -> None:
-    stored = np.load(reconx_parity / "gsplat" / "small.npz")
-    native, scene = rasterizer(monkeypatch, isa, threads), parity_scene(stored, stored["sh"])
+@pytest.mark.parametrize("path", parity.recorded("rendering"))
+def test_pictures_equal_upstream(path: Path, monkeypatch: pytest.MonkeyPatch, isa: str, threads: int) -> None:
+    stored = np.load(path)
+    native, scene = rasterizer(monkeypatch, isa, threads), parity_scene(stored)
     plain = native.render(**scene)
-    assert_close(plain.rgb, stored["rgb_colors"], MAX_PICTURE_ERROR, "rgb")
-    assert_close(plain.alpha, stored["rgb_alphas"][..., 0], MAX_PICTURE_ERROR, "alpha")
-    assert_close(plain.depth, stored["rgb_ed_colors"][..., 3], MAX_PICTURE_ERROR, "expected depth")
-    smooth = native.render(**scene, antialiased=True)
-    assert_close(smooth.rgb, stored["rgb_d_aa_colors"][..., :3], MAX_PICTURE_ERROR, "antialiased rgb")
-    assert_close(smooth.alpha, stored["rgb_d_aa_alphas"][..., 0], MAX_PICTURE_ERROR, "antialiased alpha")
-    assert_close(smooth.depth * smooth.alpha, stored["rgb_d_aa_colors"][..., 3], MAX_PICTURE_ERROR, "antialiased depth")
+    first = "rgb_" if "rgb_colors" in stored else ""
+    with_depth = "rgb_ed_" if "rgb_ed_colors" in stored else first
+    assert_close(plain.rgb, stored[f"{first}colors"][..., :3], MAX_PICTURE_ERROR, "rgb")
+    assert_close(plain.alpha, stored[f"{first}alphas"][..., 0], MAX_PICTURE_ERROR, "alpha")
+    assert_close(plain.depth, stored[f"{with_depth}colors"][..., 3], MAX_PICTURE_ERROR, "expected depth")
+    if "rgb_d_aa_colors" in stored:
+        smooth, colors = native.render(**scene, antialiased=True), stored["rgb_d_aa_colors"]
+        assert_close(smooth.rgb, colors[..., :3], MAX_PICTURE_ERROR, "antialiased rgb")
+        assert_close(smooth.alpha, stored["rgb_d_aa_alphas"][..., 0], MAX_PICTURE_ERROR, "antialiased alpha")
+        assert_close(smooth.depth * smooth.alpha, colors[..., 3], MAX_PICTURE_ERROR, "antialiased depth")
 
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("isa", ISAS)
-def test_gradients_equal_upstream(reconx_parity: Path, monkeypatch: pytest.MonkeyPatch, isa: str, threads: int) -> None:
-    stored = np.load(reconx_parity / "gsplat" / "small.npz")
-    leaves = as_leaves(parity_scene(stored, stored["sh"]))
-    background = torch.tensor([0.2, 0.5, 0.8]).expand(3, 3)
+@pytest.mark.parametrize("path", parity.recorded("rendering with gradients"))
+def test_gradients_equal_upstream(path: Path, monkeypatch: pytest.MonkeyPatch, isa: str, threads: int) -> None:
+    stored = np.load(path)
+    leaves = as_leaves(parity_scene(stored))
+    background = torch.tensor([0.2, 0.5, 0.8]).expand(len(stored["Ks"]), 3)
     picture = rasterizer(monkeypatch, isa, threads).render(**leaves, background=background)
     assert_close(picture.rgb, stored["rgb_bg_colors"], MAX_PICTURE_ERROR, "rgb")
     loss = (picture.rgb * torch.from_numpy(stored["v_colors"])).sum()
@@ -76,19 +82,6 @@ def test_gradients_equal_upstream(reconx_parity: Path, monkeypatch: pytest.Monke
     for name, key in zip(GAUSSIAN_NAMES, ("g_means", "g_quats", "g_scales", "g_opacities", "g_sh"), strict=True):
         assert_close(leaves[name].grad, stored[key], MAX_GRADIENT_ERROR, name)
     assert_close(leaves["cam_from_world"].grad, stored["g_viewmats"], MAX_GRADIENT_ERROR, "cam_from_world")
-
-
-@pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("isa", ISAS)
-def test_equals_upstream_on_the_garden(
-    reconx_parity: Path, monkeypatch: pytest.MonkeyPatch, isa: str, threads: int
-) -> None:
-    stored = np.load(reconx_parity / "gsplat" / "garden20k.npz")
-    sh = ((stored["colors_u8"].astype(np.float32) / 255 - 0.5) / SH_C0)[:, None]
-    picture = rasterizer(monkeypatch, isa, threads).render(**parity_scene(stored, sh))
-    assert_close(picture.rgb, stored["colors"][..., :3], MAX_PICTURE_ERROR, "rgb")
-    assert_close(picture.alpha, stored["alphas"][..., 0], MAX_PICTURE_ERROR, "alpha")
-    assert_close(picture.depth, stored["colors"][..., 3], MAX_PICTURE_ERROR, "expected depth")
 
 
 SCENES = {

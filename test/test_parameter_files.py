@@ -12,7 +12,7 @@ from reconx_ros.core import ConfigError, StorageError
 from reconx_ros.core.settings import from_mapping, nearest_known, updated, walk
 from reconx_ros.jobs.reconstruct import job_config
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pipeline.parameter_files import generated_files, preset_yaml
+from reconx_ros.pipeline.parameter_files import generated_files, preset_yaml, write_generated_files
 from reconx_ros.pipeline.presets import PRESETS, preset_values
 from reconx_ros.pipeline.selection import choose_device
 from reconx_ros.splatting.registry import registry
@@ -24,6 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("name", sorted(generated_files()))
 def test_generated_files_are_up_to_date(name: str) -> None:
     assert (ROOT / name).read_text() == generated_files()[name], "run make docs"
+
+
+def test_the_generated_files_are_written_below_a_checkout(tmp_path: Path) -> None:
+    write_generated_files(tmp_path)
+    written = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == generated_files() and "docs/parameters.md" in written
 
 
 @pytest.mark.parametrize("preset", PRESETS)

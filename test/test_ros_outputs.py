@@ -187,7 +187,7 @@ def test_every_endpoint_takes_qos_overrides_and_viewers_match(ros_domain: int, t
     source = (ROOT / "reconx_ros" / "ros" / "robot" / "outputs.py").read_text()
     own = set(re.findall(r'make\(\w+, "~(/[\w/]+)"', source))
     publish = {"/diagnostics", "/reconx_node/status", *(f"/reconx_node{topic}" for topic in own)}
-    subscribe = {"/image", "/camera_info", "/depth", "/tf", "/tf_static"}
+    subscribe = {"/image", "/camera_info", "/depth", "/depth/camera_info", "/tf", "/tf_static"}
     with graph(tmp_path) as made:
 
         def found(kind: str, wanted: set[str]) -> dict[str, Any]:

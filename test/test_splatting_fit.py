@@ -245,6 +245,16 @@ def test_cancelled_fit_hands_over_what_it_has() -> None:
     assert partial.psnr_inputs is None
 
 
+def test_whoever_looks_sees_the_first_view_come_out() -> None:
+    views = wall_views()
+    seen: list[np.ndarray] = []
+    result = run(views, sequence_of(views), job=Job(stage="splatting", on_preview=lambda show: seen.append(show())))
+    truth = views.views[0].rgb.numpy()
+    assert len(seen) >= 2 and all(s.dtype == np.uint8 and s.shape == truth.shape for s in seen)
+    errors = [float(np.abs(picture / 255 - truth).mean()) for picture in seen]
+    assert errors[-1] < errors[0] and len(result.losses) == 40
+
+
 class Broken(ReferenceRasterizer):
     """Renders NaN after a few pictures."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity
 import pytest
 import torch
 
@@ -30,19 +31,12 @@ GRADIENT_NAMES = {
 Case = dict[str, np.ndarray]
 
 
-def cases(folder: Path) -> dict[str, Case]:
-    """Every array file in the folder that holds the inputs of a rendering."""
-    found = {}
-    for path in sorted(folder.rglob("*.npz")):
-        with np.load(path) as arrays:
-            if set(arrays.files) >= INPUTS:
-                found[path.stem] = {name: arrays[name] for name in arrays.files}
-    return found
-
-
 @pytest.fixture(scope="module")
 def parity_cases(reconx_parity: Path) -> dict[str, Case]:
-    found = cases(reconx_parity)
+    found = {}
+    for path in parity.files(reconx_parity, "rendering"):
+        with np.load(path) as arrays:
+            found[path.stem] = {name: arrays[name] for name in arrays.files}
     assert found, f"no rendering cases in {reconx_parity}"
     return found
 
@@ -170,15 +164,15 @@ def test_harmonics_equal_gsplat(parity_cases: dict[str, Case]) -> None:
             assert distance(sh_color(sh, directions)[shown], case["rgb_from_sh3"][i][shown]) <= VALUES
 
 
-def test_ply_layout_equals_gsplat(reconx_parity: Path, tmp_path: Path) -> None:
-    for path in sorted(reconx_parity.rglob("*_export.ply")):
-        scene = read_scene_ply(path)
-        write_scene_ply(tmp_path / "ours.ply", scene, extra=False)
-        assert (tmp_path / "ours.ply").read_bytes() == path.read_bytes()
-        npz = path.with_name(path.name.replace("_export.ply", ".npz"))
-        if npz.exists():
-            with np.load(npz) as case:
-                assert distance(scene.sh, case["sh"]) <= 1e-6
-                assert distance(scene.log_scales.exp(), case["scales"]) <= 1e-6
-                assert distance(scene.logit_opacities.sigmoid(), case["opacities"]) <= 1e-6
-                assert distance(scene.quats_wxyz, case["quats"]) <= 1e-6
+@pytest.mark.parametrize("path", parity.recorded("scene file"))
+def test_ply_layout_equals_gsplat(path: Path, tmp_path: Path) -> None:
+    scene = read_scene_ply(path)
+    write_scene_ply(tmp_path / "ours.ply", scene, extra=False)
+    assert (tmp_path / "ours.ply").read_bytes() == path.read_bytes()
+    npz = path.with_name(path.name.replace("_export.ply", ".npz"))
+    if npz.exists():
+        with np.load(npz) as case:
+            assert distance(scene.sh, case["sh"]) <= 1e-6
+            assert distance(scene.log_scales.exp(), case["scales"]) <= 1e-6
+            assert distance(scene.logit_opacities.sigmoid(), case["opacities"]) <= 1e-6
+            assert distance(scene.quats_wxyz, case["quats"]) <= 1e-6

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import parity
 import pytest
 import torch
 from video_models import TINY, arrays, key_list, parity_module, randomize, relative_l2, tiny_unet, unet_inputs
@@ -15,7 +17,6 @@ from reconx_ros.diffusion.network.checkpoint_keys import UNET, unet_sources
 from reconx_ros.diffusion.network.cost import unet_cost
 from reconx_ros.diffusion.network.unet import UNetConfig, VideoUNet
 
-PARITY = UNetConfig(model_channels=32, head_dim=16, context_dim=64)
 BRANCHES: dict[str, dict[str, Any]] = {
     "structure": {"structure_dim": 24},
     "camera": {"camera_channels": 8},
@@ -35,62 +36,74 @@ def branch_inputs(batch: int = 1, frames: int = 3, size: int = 8) -> dict[str, d
     }
 
 
-@pytest.fixture(scope="module")
-def parity_unet(reconx_parity: Path) -> VideoUNet:
-    fill = parity_module(reconx_parity, "detfill").det_tensor
-    shapes = key_list(reconx_parity / "keys" / "dynamicrafter_keys_unet_tiny.txt")
-    network = VideoUNet(PARITY).eval()
-    sources = unet_sources(PARITY, network.state_dict())
+def recorded_network(path: Path, folder: Path) -> VideoUNet:
+    """The network of a recorded case, with the weights that depend on their names alone."""
+    fill = parity_module(folder, "detfill").det_tensor
+    if "full" in path.stem:
+        config, salt = UNetConfig(), "dc_full_unet/"
+        published = key_list(folder / "keys" / "dynamicrafter_keys_full.txt")
+        shapes = {key.removeprefix(UNET): shape for key, shape in published.items() if key.startswith(UNET)}
+    else:
+        name, sizes = sized_like(path)
+        config = UNetConfig(
+            model_channels=sizes["model_channels"], head_dim=sizes["num_head_channels"],
+            channel_mult=tuple(sizes["channel_mult"]), num_res_blocks=sizes["num_res_blocks"],
+            context_dim=sizes["context_dim"], default_fps=sizes["default_fs"],
+        )  # fmt: skip
+        salt, shapes = f"dc_{name}/", key_list(folder / "keys" / f"dynamicrafter_keys_{name}.txt")
+    with torch.device("meta"):
+        network = VideoUNet(config).eval()
+    sources = unet_sources(config, network.state_dict())
     assert {s.key.removeprefix(UNET) for s in sources.values()} == set(shapes)
     weights = {}
     for name, source in sources.items():
         key = source.key.removeprefix(UNET)
-        weights[name] = source.take(torch.from_numpy(fill(key, shapes[key], 0.7, "dc_unet_tiny/")))
-    network.load_state_dict(weights)
+        weights[name] = source.take(torch.from_numpy(fill(key, shapes[key], 0.7, salt)))
+    network.load_state_dict(weights, assign=True)
     return network
 
 
+def sized_like(path: Path) -> tuple[str, dict[str, Any]]:
+    """Name and sizes, from the file beside it, of the network whose name a case begins with."""
+    described = json.loads((path.parent / "unet_configs.json").read_text())
+    name = max((name for name in described if path.stem.startswith(name)), key=len, default=None)
+    assert name is not None, f"no network of {path.name} among {sorted(described)}"
+    return name, described[name]
+
+
+@pytest.mark.parametrize("path", parity.recorded("video network"))
 @torch.no_grad()
-def test_parity_with_image_tokens_per_frame(parity_unet: VideoUNet, reconx_parity: Path) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / "unet_tiny_perframe.npz")
-    first = parity_unet.down[0].blocks[0]
+def test_parity_with_the_public_network(path: Path, reconx_parity: Path) -> None:
+    """Image tokens for each frame, or shared by all of them; frames per second given, or the default (-1)."""
+    case, network = arrays(path), recorded_network(path, reconx_parity)
+    first = network.down[0].blocks[0]
     places = {
-        "time_embed": parity_unet.time_embedding,
-        "fps_embedding": parity_unet.fps_embedding,
-        "input0": parity_unet.conv_in,
-        "init_attn": parity_unet.init_temporal,
+        "time_embed": network.time_embedding,
+        "fps_embedding": network.fps_embedding,
+        "input0": network.conv_in,
+        "init_attn": network.init_temporal,
         "input1_res": first.res,
         "input1_spatial": first.spatial,
         "input1": first,
-        "middle": parity_unet.mid_res,
-        "output0": parity_unet.up[0].blocks[0],
+        "middle": network.mid_res,
+        "output0": network.up[0].blocks[0],
     }
     seen: dict[str, torch.Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda m, i, out, name=name: seen.update({name: out}))
         for name, module in places.items()
     ]
-    context = case["context"]
-    out = parity_unet(
-        case["x"],
-        case["timesteps"],
-        text=context[:, :77],
-        image=context[:, 77:].unflatten(1, (case["x"].shape[2], 16)),
-        fps=case["fs"],
-    )
+    text, image = case["context"][:, :77], case["context"][:, 77:]
+    if image.shape[1] > 16:
+        image = image.unflatten(1, (case["x"].shape[2], 16))
+    fps = case["fs"] if bool((case["fs"] >= 0).all()) else None
+    out = network(case["x"], case["timesteps"], text=text, image=image, fps=fps)
     for hook in hooks:
         hook.remove()
     assert relative_l2(out, case["y"]) < 1e-4
-    compared = {name: relative_l2(seen[name], case[f"inter_{name}"]) for name in places}
-    assert max(compared.values()) < 1e-4, compared
-
-
-@torch.no_grad()
-def test_parity_with_shared_image_tokens_and_default_fps(parity_unet: VideoUNet, reconx_parity: Path) -> None:
-    case = arrays(reconx_parity / "dynamicrafter" / "unet_tiny_shared.npz")
-    context = case["context"]
-    out = parity_unet(case["x"], case["timesteps"], text=context[:, :77], image=context[:, 77:])
-    assert relative_l2(out, case["y"]) < 1e-4
+    inside = [name for name in places if f"inter_{name}" in case]
+    compared = {name: relative_l2(seen[name], case[f"inter_{name}"]) for name in inside}
+    assert max(compared.values(), default=0) < 1e-4, compared
 
 
 def test_full_size_has_the_published_number_of_weights() -> None:

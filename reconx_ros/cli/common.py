@@ -44,7 +44,9 @@ def add_drop_bad_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--preset, --config and --set, for commands that reconstruct."""
-    parser.add_argument("--preset", default="", help="named settings to start from: cpu, gpu, tethered or evaluation")
+    parser.add_argument(
+        "--preset", default="", help="named settings to start from: default, cpu, gpu, tethered or evaluation"
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML with /**: ros__parameters:, as the nodes take"
     )

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -59,7 +59,6 @@ class WorkerProcess:
         self._pending: dict[str, Future[Any]] = {}
         self._progress: dict[str, OnProgress] = {}
         self._preview: dict[str, OnPreview] = {}
-        self._ready = threading.Event()
         self._stopped = False
         self.device = ""
 
@@ -78,7 +77,6 @@ class WorkerProcess:
                 return
             self._fail(list(self._pending), "the worker process ended unexpectedly")
             ours, theirs = socket.socketpair()
-            self._ready.clear()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "reconx_ros.jobs.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -91,10 +89,6 @@ class WorkerProcess:
             self._connection = Connection(ours.detach())
             arguments = (self._process, self._connection)
             threading.Thread(target=self._read, args=arguments, name="worker_reader", daemon=True).start()
-
-    def wait_ready(self, timeout_s: float) -> bool:
-        """Whether the process has loaded the library, waiting at most this long."""
-        return self._ready.wait(timeout_s)
 
     def run(
         self,
@@ -190,12 +184,11 @@ class WorkerProcess:
     def _take(self, kind: str, *arguments: Any) -> None:
         if kind == "ready":
             self.device = str(arguments[0])
-            self._ready.set()
-        elif kind == "progress":
-            key, *step = arguments
-            self._progress.get(key, _ignore)(*step)
-        elif kind == "preview":
-            self._preview.get(arguments[0], _unseen)(arguments[1])
+        elif kind in ("progress", "preview"):
+            key, *told = arguments
+            listeners: Mapping[str, Callable[..., None]] = self._progress if kind == "progress" else self._preview
+            if (listener := listeners.get(key)) is not None:  # what comes after the end of a job is nobody's
+                listener(*told)
         elif kind in ("done", "answer"):
             self._finish(arguments[0], arguments[1], refused=kind == "answer" and isinstance(arguments[1], JobOutcome))
         elif kind == "log":
@@ -229,14 +222,6 @@ class WorkerProcess:
             future = self._pending.pop(key, None)
             if future is not None:
                 future.set_exception(WorkerDiedError(sentence))
-
-
-def _ignore(stage: str, fraction: float, message: str) -> None:
-    del stage, fraction, message
-
-
-def _unseen(jpeg: bytes) -> None:
-    del jpeg
 
 
 def _hang_up(connection: Connection) -> None:

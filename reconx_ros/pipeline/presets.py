@@ -13,6 +13,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
+        "default": {},
         "cpu": {"device": "cpu"},
         "gpu": {
             "device": "cuda",

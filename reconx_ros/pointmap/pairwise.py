@@ -64,12 +64,6 @@ class PairPredictions:
             found[j] = (second.shape[0], second.shape[1])
         return tuple(found[n] for n in range(self.images))
 
-    @property
-    def bytes(self) -> int:
-        """Memory that the maps take."""
-        maps = (*self.pts3d_1, *self.conf_1, *self.pts3d_2, *self.conf_2)
-        return sum(m.numel() * m.element_size() for m in maps)
-
     def select(self, edges: Sequence[int]) -> PairPredictions:
         """The given pairs only."""
         return PairPredictions(**{name: [getattr(self, name)[e] for e in edges] for name in self.__dataclass_fields__})
