@@ -118,9 +118,9 @@ def test_a_drive_is_heard_whole_and_ends_by_itself(
     ears: Ears, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     from reconx_ros.core import SE3
+    from reconx_ros.io.ingest.pixels import depth_from_image, rgb_from_image
+    from reconx_ros.io.ingest.stamped import se3_from_transform
     from reconx_ros.ros.conversions.cameras import pinhole_from_info
-    from reconx_ros.ros.conversions.images import depth_from_image, rgb_from_image
-    from reconx_ros.ros.conversions.poses import se3_from_transform
     from reconx_ros.sim.path import default_camera
 
     everything = ["image", "camera_info", "depth", "tf", "done"]

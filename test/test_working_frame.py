@@ -26,6 +26,7 @@ from reconx_ros.jobs.cloud_codec import packed_cloud, unpacked_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor, SceneRenderer
 from reconx_ros.pipeline.result import save_reconstruction
+from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.splatting.backends.reference import ReferenceRasterizer
 from reconx_ros.splatting.render import render_scene
 from reconx_ros.viz.viewer.data import load_result
@@ -164,7 +165,9 @@ def reconstructed(keyframes: list[Keyframe], **pointmap: object) -> Reconstructi
     config = ReconxConfig(device="cpu")
     config = replace(
         config,
-        pointmap=replace(config.pointmap, backend="multiview", max_size=96, planes=32, **pointmap),
+        pointmap=replace(config.pointmap, backend="multiview", max_size=96, **pointmap).with_own(
+            MultiviewSettings(planes=32)
+        ),
         splatting=replace(config.splatting, steps=10, max_gaussians=2000, weight_lpips=0.0, max_size=96),
         output=replace(config.output, novel_views=2, novel_view_size=96),
     )
