@@ -106,4 +106,5 @@ def test_images_without_stamps_take_the_time_of_their_arrival_where_asked_to(rob
     camera.send(None, stamp_ns=0)
     robot.graph.wait("a keyframe", lambda: bool(robot.keyframes))
     assert abs(ns_from_stamp(robot.keyframes[0].header.stamp) / S - time.time()) < 3600
+    robot.graph.wait("a status that counts it", lambda: robot.statuses and robot.statuses[-1].keyframes == 1)
     assert "zero_stamp" not in drops(robot.statuses[-1])
