@@ -138,6 +138,22 @@ def test_the_map_frame_is_the_usual_one_or_the_root(tmp_path: Path, root: str, e
         assert likely_map_frame(tree, "optical" if root else "nowhere") == expected
 
 
+@pytest.mark.parametrize("source", ["tf", "odometry"])
+def test_what_is_no_transform_is_left_out_of_the_tree(tmp_path: Path, source: str) -> None:
+    recording = without(rgbd(3), "/tf")
+    for k in range(3):
+        stamp, edge = START + k * STEP, ("odom", "base", base_pose(k))
+        made = transforms(stamp, edge) if source == "tf" else odometry(stamp, *edge)
+        turn = made.transforms[0].transform.rotation if source == "tf" else made.pose.pose.orientation
+        if k == 2:
+            turn.x = turn.y = turn.z = turn.w = 0.0
+        recording.add("/tf" if source == "tf" else "/odom", made, stamp)
+    with open_bag(recording.write(tmp_path / "bag")) as reader:
+        tree = whole_transforms(reader, choose_topics(reader), source)
+    assert np.allclose(tree.lookup("odom", "optical", START + STEP).matrix, (base_pose(1) @ OPTICAL).matrix)
+    assert not tree.can_transform("odom", "base", START + 2 * STEP)
+
+
 def test_images_in_a_body_frame_are_told_with_the_cure(tmp_path: Path) -> None:
     recording = drive()
     for k in range(COUNT):

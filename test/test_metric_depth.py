@@ -13,6 +13,9 @@ import torch
 from pointmap_scenes import pinhole
 
 from reconx_ros.core import SE3, AlignedViews, Frame, InvalidInputError, Keyframe, PointMap, ReconxError, WeightsError
+from reconx_ros.core.settings import updated
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.preparation import prepare
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.network.metric_depth import (
     MetricDepthNetwork,
@@ -162,6 +165,17 @@ def test_what_is_no_metric_network_is_refused_in_one_sentence(network: Path, tmp
     for content in ({"size": {"shortest_edge": 5}}, {"resample": 1}, {"resample": 9}):
         with pytest.raises(InvalidInputError, match=r"preprocessor_config\.json"):
             Preprocessing.from_json(content)
+
+
+def test_a_prepared_network_is_there_for_the_first_job(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, config = ModelCache(), updated(ReconxConfig(device="cpu"), {"pointmap.metric_network": str(network)})
+    assert prepare(config, models).startswith("jobs run")
+
+    def loaded_again(*arguments: object) -> None:
+        raise AssertionError(f"loaded again: {arguments}")
+
+    monkeypatch.setattr("reconx_ros.pointmap.network.metric_depth.MetricDepthNetwork", loaded_again)
+    assert isinstance(resident_network(str(network), models), MetricDepthNetwork)
 
 
 def test_input_sizes_follow_the_aspect_of_the_image() -> None:

@@ -19,6 +19,7 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstructor
 from reconx_ros.pointmap.backends.depth_sensor import DepthSensorBackend
 from reconx_ros.pointmap.backends.multiview import MultiviewBackend
+from reconx_ros.pointmap.backends.structure_from_motion import StructureFromMotionBackend
 from reconx_ros.pointmap.base import PointmapBackend
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.memory import MemoryPlan, plan_memory
@@ -48,6 +49,11 @@ def test_forty_images_fit_into_two_gigabytes_by_default() -> None:
     plan = planned(keyframes(40), replace(CONFIG, max_memory_gb=2.0))
     assert plan.config.max_size == CONFIG.max_size and not plan.warnings
     assert plan.estimated_bytes is not None and plan.estimated_bytes < 1e9
+
+
+def test_where_cameras_are_found_first_the_depth_after_them_is_what_takes_memory() -> None:
+    plan = planned(keyframes(40), replace(CONFIG, max_memory_gb=2.0), StructureFromMotionBackend())
+    assert plan.estimated_bytes == estimated(keyframes(40), CONFIG)
 
 
 def test_images_shrink_as_little_as_needed_and_the_report_is_told() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from reconx_ros.core.settings import updated
 from reconx_ros.jobs import map_files
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.preparation import prepare
+from reconx_ros.ros.graph.lifecycle import _spin_on
 from reconx_ros.ros.graph.qos import latched_qos
 
 SERVER, NODE = "reconstruction_server", "reconx_node"
@@ -111,6 +113,53 @@ def resident_mib(process: NodeProcess) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise AssertionError("the process is gone")
+
+
+class FailingExecutor:
+    """Raises in the middle of its work, then ends."""
+
+    def __init__(self, stop: threading.Event, *failures: Callable[[], None]) -> None:
+        self.stop, self.failures = stop, list(failures)
+
+    def spin(self) -> None:
+        if self.failures:
+            self.failures.pop(0)()
+        self.stop.set()
+
+
+class SilentNode:
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.error = self.said.append
+
+    def get_logger(self) -> SilentNode:
+        return self
+
+
+def broken_callback() -> None:
+    raise ValueError("of a callback")
+
+
+def add_to_wait_set() -> None:
+    raise RuntimeError("action client pointer is invalid")
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ((broken_callback, broken_callback), 2),
+        ((add_to_wait_set, broken_callback), 1),
+        ((add_to_wait_set, add_to_wait_set), 1),  # at once again: it does not pass by itself
+    ],
+)
+def test_what_a_callback_raises_is_told_and_what_rclpy_meets_in_passing_is_not(failures: Any, said: int) -> None:
+    """rclpy raises where a callback destroys a client while the executor gathers what to wait for."""
+    stop, node = threading.Event(), SilentNode()
+    _spin_on(FailingExecutor(stop, *failures), node, stop)
+    assert len(node.said) == said and stop.is_set()
+    assert all(text.startswith("a callback failed: ") for text in node.said)
 
 
 DEAF_MAIN_THREAD = """

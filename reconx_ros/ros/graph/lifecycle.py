@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from reconx_ros.ros.graph.parameters import NodeParameters
 
 _END_S = 5.0
 _POLL_S = 0.05
+_PASSING_S = 0.1  # an error that does not pass by itself comes again within this time
 _HEED_S = 0.5  # at most this long until a signal is heeded
 _STATE_AFTER = {
     "configure": "inactive",
@@ -202,12 +205,23 @@ def spin(make: Callable[[], ManagedNode], threads: int) -> int:
 
 def _spin_on(executor: MultiThreadedExecutor, node: ManagedNode, stop: threading.Event) -> None:
     """Spin; a callback that raises is reported and ends nothing."""
+    met_s = -math.inf
     while not stop.is_set():
         try:
             executor.spin()
         except ExternalShutdownException:
             stop.set()
         except Exception as error:
-            if not stop.is_set():
+            before_s, met_s = met_s, time.monotonic()
+            passes = _met_a_destroyed_entity(error) and met_s - before_s > _PASSING_S
+            if not (stop.is_set() or passes):
                 text = "".join(traceback.format_exception(error))
                 node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}\n{text}")
+
+
+def _met_a_destroyed_entity(error: Exception) -> bool:
+    """Whether rclpy was gathering what to wait for, and a callback in another thread destroyed a part of it meanwhile.
+
+    rclpy's executors wait for what they could not enter all the same. The next round is without it.
+    """
+    return any(frame.name == "add_to_wait_set" for frame in traceback.extract_tb(error.__traceback__))
