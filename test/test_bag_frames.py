@@ -249,6 +249,21 @@ def test_the_clock_of_the_recording_is_the_time_of_arrival(tmp_path: Path) -> No
     assert [f.stamp_ns for f in frames] == [START + k * STEP for k in range(COUNT)]
 
 
+def test_a_recording_whose_clock_starts_over_goes_on_with_the_new_time(tmp_path: Path) -> None:
+    recording = rgbd()
+    for k, second in enumerate((50, 10)):
+        time = message("builtin_interfaces/msg/Time", sec=second, nanosec=0)
+        recording.add("/clock", message("rosgraph_msgs/msg/Clock", clock=time), START + 4 * STEP + k)
+    bag = recording.write(tmp_path / "bag")
+    settings = updated(ReconxConfig(), {"ros": {"use_depth": True}}).ros
+    told: list[tuple[str, int]] = []
+    with open_bag(bag) as reader:
+        loud = list(BagFrames(reader, choose_topics(reader), settings, max_size=640, on_jump=lambda *a: told.append(a)))
+    frames, _, _ = read(bag)
+    assert told == [("the clock jumped back by 40.000 s", 10_000_000_000)]
+    assert [f.stamp_ns for f in frames] == [f.stamp_ns for f in loud] and frames[-1].stamp_ns == START + 9 * STEP
+
+
 def test_a_message_that_is_none_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
     recording = rgbd()
     crooked = transforms(START, ("map", "base", base_pose(0)))
