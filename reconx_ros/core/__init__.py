@@ -27,6 +27,7 @@ from reconx_ros.core.provenance import (
 from reconx_ros.core.scene import (
     AlignedViews,
     GaussianScene,
+    MatchingEvidence,
     PointCloud,
     PointMap,
     PoseCorrection,
@@ -55,6 +56,7 @@ __all__ = [
     "InvalidInputError",
     "Job",
     "Keyframe",
+    "MatchingEvidence",
     "PinholeCamera",
     "PointCloud",
     "PointMap",

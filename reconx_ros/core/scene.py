@@ -20,18 +20,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MatchingEvidence:
+    """What matching between views said about every pixel of one of them, also where it settled nothing.
+
+    Attributes:
+        cost: [H, W] in [0, 1], matching cost (1 - ZNCC) / 2 at the pixel's depth; 1 where nothing was matched.
+        margin: [H, W] in [0, 1], by how much the next best depth costs more.
+        sees: [H, W] number of other views whose image holds the point and that have a depth there.
+        agrees: [H, W] number of them that tell the same surface.
+        denies: [H, W] number of them that look through the point at something clearly farther.
+    """
+
+    cost: torch.Tensor  # [H, W]
+    margin: torch.Tensor  # [H, W]
+    sees: torch.Tensor  # [H, W]
+    agrees: torch.Tensor  # [H, W]
+    denies: torch.Tensor  # [H, W]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PointMap:
     """Dense geometry of one view: depth along z plus a camera, hence one 3-D point per pixel.
 
     Attributes:
         rgb: [H, W, 3] float32 in [0, 1].
-        depth: [H, W] float32, z-depth in the world's unit (metres where the scale is metric); > 0 where valid.
+        depth: [H, W] float32, z-depth in the world's unit (metres where the scale is metric); > 0 where valid, and
+            elsewhere a guess that nothing confirms where there is evidence.
         confidence: [H, W] float32 in [0, 1]; 0 where not valid.
         valid: [H, W] bool.
         provenance: [H, W] uint8, values of Provenance: how each depth is known; NONE exactly where not valid.
         camera: intrinsics on this grid.
         world_from_cam: camera pose.
         keyframe_id: which keyframe this view is.
+        evidence: what matching said; None where the backend does not tell.
     """
 
     rgb: torch.Tensor  # [H, W, 3]
@@ -42,6 +63,7 @@ class PointMap:
     camera: PinholeCamera
     world_from_cam: SE3
     keyframe_id: int
+    evidence: MatchingEvidence | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -54,6 +76,8 @@ class PointMap:
         if self.valid.dtype != torch.bool:
             raise InvalidInputError(f"pointmap valid mask has type {self.valid.dtype}, expected torch.bool")
         check_shape("pointmap provenance", self.provenance, h, w)
+        for name, values in vars(self.evidence).items() if self.evidence else ():
+            check_shape(f"pointmap evidence {name}", values, h, w)
         _check_kinds("pointmap", self.provenance)
         if not torch.equal(self.provenance != int(Provenance.NONE), self.valid):
             raise InvalidInputError("pointmap provenance is NONE on valid pixels, or is not on others")

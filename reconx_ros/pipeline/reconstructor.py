@@ -30,10 +30,12 @@ from reconx_ros.diffusion.clips.trajectory import plan_trajectory
 from reconx_ros.pipeline.clouds import generated_cloud, pointmap_cloud, require_confident
 from reconx_ros.pipeline.config import ReconxConfig, with_stage_seeds
 from reconx_ros.pipeline.report import build_report
-from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
+from reconx_ros.pipeline.selection import choose_completer, choose_device, choose_generator, choose_pointmap
 from reconx_ros.pipeline.stages import StageRecorder
 from reconx_ros.pipeline.working_frame import centred, working
 from reconx_ros.pointmap.base import PointmapBackend
+from reconx_ros.pointmap.completion.complete import completed
+from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.inputs import usable_keyframes
 from reconx_ros.pointmap.memory import MemoryPlan, plan_memory
 from reconx_ros.pointmap.scale import scale_to_metric, with_pose_unit
@@ -210,7 +212,13 @@ class Reconstructor:
             job=job,
             models=self._models,
         )
-        return frame.back.views(views)
+        return frame.back.views(self._completed(views, memory.config, job))
+
+    def _completed(self, views: AlignedViews, config: PointmapConfig, job: Job) -> AlignedViews:
+        completer = choose_completer(config, self._models)
+        if completer is None:
+            return views
+        return self._models.with_room(lambda: completed(views, completer, config, device=self._device, job=job))
 
     def _generate(self, generator: ViewGenerator, views: AlignedViews, job: Job) -> ViewSequence:
         config = self._config

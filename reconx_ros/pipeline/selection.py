@@ -17,6 +17,8 @@ from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.frame_estimator import Stage1Estimator
 from reconx_ros.pointmap import registry as pointmap_registry
 from reconx_ros.pointmap.base import PointmapBackend
+from reconx_ros.pointmap.completion.base import DepthCompleter, completer_name, create_completer
+from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.weights.cache import ModelCache, sharing
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,17 @@ def choose_pointmap(
         _log.info("pointmap backend auto: %s (%s)", name, reason)
     backend: PointmapBackend = create(pointmap_registry.registry(), name, kind="pointmap backend")
     return sharing(backend, models)
+
+
+def choose_completer(config: PointmapConfig, models: ModelCache | None = None) -> DepthCompleter | None:
+    """Who guesses the depth of what stage 1 did not measure; None where nobody does.
+
+    Raises:
+        ConfigError: for an unknown name.
+        BackendUnavailableError: when the named one cannot run here.
+    """
+    name = completer_name(config.completion)
+    return None if name is None else create_completer(name, models)
 
 
 def _auto_pointmap(keyframes: Sequence[Keyframe]) -> tuple[str, str]:

@@ -40,6 +40,21 @@ class PointmapConfig(StageSettings):
         1.0, "Standard deviation of given orientations.", unit="deg", ge=1e-3, le=45.0
     )
     seed: int = setting(-1, "Seed of the random sampling of stage 1; -1 takes that of `seed`.", ge=-1)
+    completion: str = setting(
+        "auto",
+        "Who guesses the depth of pixels that were not measured (`reconx doctor` lists them); they are INFERRED. auto "
+        "takes the network that comes with the package, off leaves such pixels empty.",
+    )
+    completion_weights: str = setting(
+        "reconx-depth-small",
+        "Network of `completion: learned`: a name of `reconx weights list`, or a folder of `reconx train depth`.",
+    )
+    up_axis: str = setting(
+        "unknown",
+        "Axis of the world frame that points against gravity, where known: it helps to guess depth. Maps of robots "
+        "have z up (REP-105).",
+        choices=("unknown", "x", "y", "z", "-x", "-y", "-z"),
+    )
     use_depth: bool = setting(True, "Use sensor depth where frames carry it; off ignores it.")
     scale: str = setting(
         "auto",

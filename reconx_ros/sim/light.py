@@ -55,10 +55,19 @@ def bake(
     samples = [surface.sample(*shape) for surface, shape in zip(surfaces, shapes, strict=True)]
     points = np.concatenate([p.reshape(-1, 3) for p, _ in samples])
     normals = np.concatenate([n.reshape(-1, 3) for _, n in samples])
-    light = 0.30 + 0.50 * _ambient(scene, points, normals) + 0.42 * _lamps(scene, points, normals, room_size_m)
+    light = light_at(scene, points, normals, room_size_m)
     stops = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
     parts = np.split(light.astype(np.float32), stops)
     return [LightField(values=part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def light_at(
+    scene: Any, points: np.ndarray, normals: np.ndarray, room_size_m: tuple[float, float, float]
+) -> np.ndarray:
+    """Light [N] that reaches points [N, 3] with normals [N, 3]."""
+    return np.asarray(
+        0.30 + 0.50 * _ambient(scene, points, normals) + 0.42 * _lamps(scene, points, normals, room_size_m)
+    )
 
 
 def _grid_shape(surface: SolidPatch, spacing_m: float) -> tuple[int, int]:

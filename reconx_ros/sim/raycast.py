@@ -11,7 +11,8 @@ import numpy as np
 from reconx_ros.core import SE3, BackendUnavailableError, Frame, InvalidInputError, PinholeCamera, check_shape
 from reconx_ros.core.settings import Settings, setting
 from reconx_ros.sim.atlas import Atlas, pack
-from reconx_ros.sim.light import LightField, bake
+from reconx_ros.sim.light import LightField, bake, light_at
+from reconx_ros.sim.meshes import PlacedMesh
 from reconx_ros.sim.patterns import Canvas
 from reconx_ros.sim.room import Room
 from reconx_ros.sim.solids import SolidPatch
@@ -20,6 +21,7 @@ from reconx_ros.sim.textures import paint
 _NO_HIT = 1e30
 _MIN_COSINE = 0.05
 _RAYS_PER_CALL = 16384
+_OFF_M = 1e-3  # from a surface that mirrors, where the ray goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,19 @@ class RayHits:
     barycentric: np.ndarray  # [N, 2]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Twist:
+    """A small motion of a camera, in its own optical frame.
+
+    Attributes:
+        turn_rad: [3] rotation vector.
+        move_m: [3] metres.
+    """
+
+    turn_rad: tuple[float, float, float]
+    move_m: tuple[float, float, float]
+
+
 class RoomRenderer:
     """Renders one room from any pose. Building it paints all textures; rendering is fast and deterministic.
 
@@ -89,7 +104,8 @@ class RoomRenderer:
         self.room = room
         self.config = config or RenderConfig()
         surfaces = room.surfaces()
-        parts = [surface.triangles() for surface in surfaces]
+        meshes = room.meshes
+        parts = [surface.triangles() for surface in surfaces] + [(m.corners, m.mesh.uv) for m in meshes]
         triangles = np.concatenate([corners for corners, _ in parts])
         corner_uv = np.concatenate([uv for _, uv in parts]).astype(np.float32)  # [T, 3, 2]
         self._uv = np.ascontiguousarray(corner_uv[:, 0])  # [T, 2]
@@ -101,9 +117,24 @@ class RoomRenderer:
         self._normal = (normals / lengths).astype(np.float32)  # [T, 3]
         self._scene, self._mesh = _embree_scene(triangles)
         light = bake(self._scene, surfaces, room.size_m, self.config.light_spacing_m)
-        self._atlas = _painted_atlas(surfaces, light, self.config.texel_m)
+        self._atlas = _painted_atlas(surfaces, light, meshes, self.config.texel_m)
+        self._light = self._mesh_light(triangles, len(surfaces)) if meshes else None  # [T]
+        # The first surface is the floor: what it mirrors of the room.
+        self._gloss = np.where(self._surface == 0, np.float32(room.gloss), np.float32(0)) if room.gloss else None
 
-    def render(self, camera: PinholeCamera, world_from_cam: SE3, supersample: int = 1) -> RgbdImage:
+    def _mesh_light(self, triangles: np.ndarray, patches: int) -> np.ndarray:
+        """Light on every triangle of the meshes; 1 on those of patches, whose textures hold it."""
+        light = np.ones(len(triangles), np.float32)
+        own = np.flatnonzero(self._surface >= patches)
+        middle = triangles[own].mean(axis=1)
+        # Files do not agree on which way is out: the brighter side of a triangle counts.
+        sides = [light_at(self._scene, middle, side * self._normal[own], self.room.size_m) for side in (1.0, -1.0)]
+        light[own] = np.maximum(*sides)
+        return light
+
+    def render(
+        self, camera: PinholeCamera, world_from_cam: SE3, supersample: int = 1, shutter: Twist | None = None
+    ) -> RgbdImage:
         """Picture and true depth from a pose.
 
         Args:
@@ -112,17 +143,23 @@ class RoomRenderer:
             supersample: pixels on the outline of a surface take the mean of supersample x supersample rays; the others
                 are smooth already, because textures are averaged over the pixel. Depth is always that of the ray
                 through the pixel's centre.
+            shutter: motion while the rows are read, first to last (rolling shutter); the pose is that of the middle
+                row. Depth is along the optical axis of each row's own pose. Needs a supersample of 1.
 
         Raises:
-            InvalidInputError: for a supersample below 1.
+            InvalidInputError: for a supersample below 1, or above 1 with a rolling shutter.
         """
-        if supersample < 1:
-            raise InvalidInputError(f"supersample is {supersample}, expected a number >= 1")
+        if supersample < 1 or (supersample > 1 and shutter is not None):
+            raise InvalidInputError(f"supersample is {supersample}, expected a number >= 1, and 1 with a shutter")
         rays = camera_rays(camera)  # [H * W, 3]
-        directions = _turned(rays, world_from_cam)
-        hits = self.cast(world_from_cam.translation, directions)
+        origins, directions = world_from_cam.translation, _turned(rays, world_from_cam)
+        if shutter is not None:
+            origins, directions = _swept_rays(camera, world_from_cam, shutter)
+        hits = self.cast(origins, directions)
         depth = np.where(hits.triangle >= 0, hits.distance, 0).astype(np.float32)
         colours = self._colours(hits, directions, camera.fx)
+        if self._gloss is not None:
+            colours = self._mirrored(colours, hits, origins, directions, camera.fx)
         if supersample > 1:
             outline = self._outline(hits, camera)
             colours[outline] = self._mean_colours(camera, world_from_cam, rays[outline], supersample)
@@ -185,7 +222,28 @@ class RoomRenderer:
         depth = np.where(met, hits.distance, np.float32(1.0))
         footprint = np.float32(self.config.sharpness / focal_px) * depth / np.sqrt(np.maximum(cosine, _MIN_COSINE))
         colours = self._atlas.sample(self._surface[triangle], uv, footprint)
+        if self._light is not None:
+            colours *= self._light[triangle, None]
+            np.minimum(colours, 255, out=colours)
         return colours if met.all() else colours * met[:, None]
+
+    def _mirrored(
+        self, colours: np.ndarray, hits: RayHits, origins: np.ndarray, directions: np.ndarray, focal_px: float
+    ) -> np.ndarray:
+        """Colours with what glossy surfaces mirror, by Schlick's approximation of Fresnel's law."""
+        gloss = self._gloss[np.maximum(hits.triangle, 0)] if self._gloss is not None else np.zeros(len(colours))
+        at = np.flatnonzero((gloss > 0) & (hits.triangle >= 0))
+        if not len(at):
+            return colours
+        towards, normal = directions[at], self._normal[hits.triangle[at]]
+        along = np.einsum("nc,nc->n", towards, normal)[:, None]
+        starts = np.broadcast_to(origins, directions.shape)[at] + hits.distance[at, None] * towards
+        away = towards - 2 * along * normal
+        met = self.cast(starts + _OFF_M * -np.sign(along) * normal, away)
+        cosine = np.abs(along) / np.linalg.norm(towards, axis=-1, keepdims=True)
+        share = gloss[at, None] + (1 - gloss[at, None]) * (1 - cosine) ** 5
+        colours[at] += share * (self._colours(met, away, focal_px) - colours[at])
+        return colours
 
 
 def camera_rays(camera: PinholeCamera) -> np.ndarray:
@@ -194,6 +252,17 @@ def camera_rays(camera: PinholeCamera) -> np.ndarray:
     rays[..., 0] = ((np.arange(camera.width) - camera.cx) / camera.fx)[None, :]
     rays[..., 1] = ((np.arange(camera.height) - camera.cy) / camera.fy)[:, None]
     return rays.reshape(-1, 3)
+
+
+def _swept_rays(camera: PinholeCamera, world_from_cam: SE3, shutter: Twist) -> tuple[np.ndarray, np.ndarray]:
+    """Origins and directions [H * W, 3] of the rays of a camera that moves while its rows are read."""
+    rays = camera_rays(camera).reshape(camera.height, camera.width, 3)
+    origins, directions = np.empty_like(rays), np.empty_like(rays)
+    for row in range(camera.height):
+        share = (row + 0.5) / camera.height - 0.5
+        pose = world_from_cam @ SE3.exp(share * np.array(shutter.turn_rad), share * np.array(shutter.move_m))
+        origins[row], directions[row] = pose.translation, _turned(rays[row], pose)
+    return origins.reshape(-1, 3), directions.reshape(-1, 3)
 
 
 def _joined(parts: list[dict[str, np.ndarray]], key: str) -> np.ndarray:
@@ -216,12 +285,16 @@ def _embree_scene(triangles: np.ndarray) -> tuple[Any, Any]:
     return scene, TriangleMesh(scene, np.ascontiguousarray(triangles, dtype=np.float32))
 
 
-def _painted_atlas(surfaces: Sequence[SolidPatch], light: Sequence[LightField], texel_m: float) -> Atlas:
+def _painted_atlas(
+    surfaces: Sequence[SolidPatch], light: Sequence[LightField], meshes: Sequence[PlacedMesh], texel_m: float
+) -> Atlas:
     textures = []
     for surface, field in zip(surfaces, light, strict=True):
         width_m, height_m = surface.size_m
         height, width = max(2, round(height_m / texel_m)), max(2, round(width_m / texel_m))
         canvas = Canvas(height=height, width=width, texel_m=texel_m, seed=surface.seed)
         colour = paint(surface.material, canvas, np.array(surface.tint))
-        textures.append(np.minimum(colour * field.at(height, width)[..., None], 1.0))
-    return pack(textures, [texel_m] * len(textures))
+        lit = colour if surface.material == "glow" else colour * field.at(height, width)[..., None]
+        textures.append(np.minimum(lit, 1.0))
+    own = [max(m.mesh.texel_m * m.scale, 1e-4) for m in meshes]
+    return pack([*textures, *(m.mesh.texture for m in meshes)], [*([texel_m] * len(textures)), *own])

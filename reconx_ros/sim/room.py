@@ -13,6 +13,7 @@ import numpy as np
 from reconx_ros.core import InvalidInputError
 from reconx_ros.core.settings import Settings, setting
 from reconx_ros.sim.furniture import CLOTHS, WALL_PIECES, WOODS, Piece, Tint, choose, coffee_table, plant, pouf
+from reconx_ros.sim.meshes import PlacedMesh
 from reconx_ros.sim.solids import Solid, SolidPatch, square
 
 _WALL_TINTS: tuple[Tint, ...] = ((0.74, 0.70, 0.62), (0.66, 0.72, 0.70), (0.76, 0.66, 0.58), (0.68, 0.70, 0.76))
@@ -46,6 +47,8 @@ class Room:
         solids: everything that stands or hangs in it.
         shell: floor, ceiling and walls, seen from inside.
         loop_axes_m: half axes (x, y) of the ellipse around the middle that is free for a robot.
+        meshes: furniture from files.
+        gloss: share of light that the floor mirrors at normal incidence, in [0, 1].
     """
 
     config: RoomConfig
@@ -53,9 +56,16 @@ class Room:
     solids: tuple[Solid, ...]
     shell: tuple[SolidPatch, ...]
     loop_axes_m: tuple[float, float]
+    meshes: tuple[PlacedMesh, ...] = ()
+    gloss: float = 0.0
+
+    @property
+    def obstacles(self) -> tuple[Solid, ...]:
+        """All solids, and the boxes around all meshes."""
+        return (*self.solids, *(mesh.bounds for mesh in self.meshes))
 
     def surfaces(self) -> list[SolidPatch]:
-        """All textured surfaces."""
+        """All textured surfaces but those of meshes; the first is the floor."""
         return [*self.shell, *(surface for solid in self.solids for surface in solid.surfaces())]
 
     def clearance(self, points: np.ndarray, height_m: float = 1.2) -> np.ndarray:
@@ -66,7 +76,7 @@ class Room:
         points = np.asarray(points, dtype=np.float64)
         half = np.array(self.size_m[:2]) / 2
         distance = (half - np.abs(points)).min(axis=-1)
-        for solid in self.solids:
+        for solid in self.obstacles:
             if solid.centre[2] + solid.size[2] / 2 > _RUG_M and solid.centre[2] - solid.size[2] / 2 < height_m:
                 distance = np.minimum(distance, solid.distance_xy(points))
         return distance
@@ -76,7 +86,7 @@ class Room:
         points = np.asarray(points, dtype=np.float64)
         half = np.array(self.size_m) / 2
         free = (np.abs(points - [0, 0, half[2]]) < half).all(axis=-1)
-        for solid in self.solids:
+        for solid in self.obstacles:
             free = free & ~solid.contains(points)
         return free
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.sim.assets import stretched, tiled
 from reconx_ros.sim.patterns import SCALES_M, Canvas, cells, mix, noise, per_cell, smooth_step, tinted
 from reconx_ros.sim.pictures import PICTURES
 
@@ -126,17 +128,34 @@ def leaves(canvas: Canvas, tint: np.ndarray) -> np.ndarray:
     return tinted(tint, 0.4 * np.tanh(tone), 0.05 * noise(canvas, 2, scales_m=(0.1, 0.05)))
 
 
+def flat_paint(canvas: Canvas, tint: np.ndarray) -> np.ndarray:
+    """Wall paint: one tint, with less grain than a camera's grey level."""
+    return tinted(tint, 0.003 * noise(canvas, 1, persistence=1.0))
+
+
+def glow(canvas: Canvas, tint: np.ndarray) -> np.ndarray:
+    """A lamp or a window in daylight: white, whatever falls on it."""
+    return np.ones((canvas.height, canvas.width, 3), np.float32) * np.maximum(tint, _WHITE)
+
+
 def paint(material: str, canvas: Canvas, tint: np.ndarray) -> np.ndarray:
     """Texture [H, W, 3] float32 in [0, 1] of a material.
 
     Args:
-        material: a key of MATERIALS, or of ``reconx_ros.sim.pictures.PICTURES``.
+        material: a key of MATERIALS, or of ``reconx_ros.sim.pictures.PICTURES``; ``texture:METRES:PATH`` for a picture
+            repeated every so many metres, ``picture:PATH`` for one over the whole surface.
         canvas: size, resolution and seed.
         tint: [3] RGB in [0, 1], the material's main colour.
 
     Raises:
         InvalidInputError: for an unknown material.
     """
+    kind, _, rest = material.partition(":")
+    if kind == "texture":
+        tile_m, _, path = rest.partition(":")
+        return tiled(Path(path), canvas.height, canvas.width, canvas.texel_m, float(tile_m))
+    if kind == "picture":
+        return stretched(Path(rest), canvas.height, canvas.width)
     painter = MATERIALS.get(material) or PICTURES.get(material)
     if painter is None:
         raise InvalidInputError(
@@ -157,4 +176,6 @@ MATERIALS: dict[str, Painter] = {
     "stone": stone,
     "ceiling": ceiling,
     "leaves": leaves,
+    "paint": flat_paint,
+    "glow": glow,
 }

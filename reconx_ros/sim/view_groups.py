@@ -16,11 +16,15 @@ import numpy as np
 
 from reconx_ros.core import SE3, ConfigError, Frame, InvalidInputError, PinholeCamera
 from reconx_ros.core.settings import Settings, setting
+from reconx_ros.sim.assets import find_assets
+from reconx_ros.sim.camera_faults import jpeg_compressed, rendered_with_faults, with_pose_noise
+from reconx_ros.sim.lifelike import lifelike_room
 from reconx_ros.sim.noise import NOISE_LEVELS, noise_level, noisy_image
 from reconx_ros.sim.raycast import RenderConfig, RoomRenderer, camera_rays
 from reconx_ros.sim.room import Room, RoomConfig, make_room
 
 SPLITS = ("train", "validation")
+ROOM_KINDS = ("textured", "lifelike")
 C = TypeVar("C", bound=Settings)
 _PLAIN_MATERIAL = "ceiling"
 _COARSE = 12  # rays along the shorter side that judge what a view sees
@@ -54,6 +58,20 @@ class ViewGroupConfig(Settings):
     open_rooms: int = setting(8, "Rooms that neighbouring groups are taken from.", ge=1, le=64)
     groups_per_room: int = setting(64, "Groups taken from each room.", ge=1, le=4096)
     texel_m: float = setting(0.02, "Edge of a texel on all surfaces.", unit="m", ge=0.001, le=0.1)
+    rooms: str = setting(
+        "textured", "Rooms with texture everywhere, or with plain walls, windows and thin legs.", choices=ROOM_KINDS
+    )
+    assets: str = setting("", "Folder of textures, pictures and furniture for lifelike rooms.")
+    pose_noise: float = setting(
+        0.0, "Largest error of the given poses, over that of poor odometry (1 cm and half a degree per view).", ge=0.0
+    )
+    camera_faults: float = setting(
+        0.0,
+        "Share of views with motion blur, of views with a rolling shutter, and of JPEG-compressed views.",
+        ge=0.0,
+        le=1.0,
+    )
+    lowest_m: float = setting(0.6, "Smallest height of the first camera.", unit="m", ge=0.05, le=1.7)
 
 
 DIFFICULTIES: dict[str, ViewGroupConfig] = {
@@ -65,6 +83,11 @@ DIFFICULTIES: dict[str, ViewGroupConfig] = {
     "hard": ViewGroupConfig(
         min_baseline_m=0.3, max_baseline_m=1.6, min_overlap=0.15, plain=0.5, lighting=0.4, noise="strong",
         min_fov_deg=45.0, max_fov_deg=100.0,
+    ),
+    "lifelike": ViewGroupConfig(
+        min_baseline_m=0.08, max_baseline_m=1.4, min_overlap=0.15, lighting=0.2, noise="mild",
+        min_fov_deg=45.0, max_fov_deg=95.0, rooms="lifelike", pose_noise=1.0, camera_faults=0.2, lowest_m=0.25,
+        groups_per_room=16, texel_m=0.01,
     ),
 }  # fmt: skip
 
@@ -123,7 +146,8 @@ class RoomViewGroups:
         rng = np.random.default_rng([config.seed, SPLITS.index(config.split), number])
         camera = view_camera(config, rng)
         poses = place_views(scene, camera, config, rng)
-        return [self._frame(scene.renderer, camera, pose, k, number, rng) for k, pose in enumerate(poses)]
+        frames = [self._frame(scene.renderer, camera, pose, k, number, rng) for k, pose in enumerate(poses)]
+        return with_pose_noise(frames, config.pose_noise, rng) if config.pose_noise else frames
 
     def room(self, number: int) -> int:
         """Running number of the room that a group is in.
@@ -151,18 +175,23 @@ class RoomViewGroups:
         self, renderer: RoomRenderer, camera: PinholeCamera, pose: SE3, view: int, number: int, rng: np.random.Generator
     ) -> Frame:
         config = self.config
-        image = renderer.render(camera, pose)
+        image = rendered_with_faults(renderer, camera, pose, config.camera_faults, rng)
         gain = np.exp(config.lighting * (rng.standard_normal() + 0.3 * rng.standard_normal(3)))
         lit = np.rint(np.clip(image.rgb_u8 * gain, 0, 255)).astype(np.uint8)
         noise = noise_level(config.noise, config.seed)
-        return replace(image.frame(), rgb_u8=noisy_image(lit, noise, number * config.views + view))
+        noisy = noisy_image(lit, noise, number * config.views + view)
+        if config.camera_faults and rng.random() < config.camera_faults:
+            noisy = jpeg_compressed(noisy, int(rng.integers(40, 95)))
+        return replace(image.frame(), rgb_u8=noisy)
 
 
 def _build(seed: int, config: ViewGroupConfig) -> RoomRenderer:
     rng = np.random.default_rng([seed, 17])
+    quality = RenderConfig(texel_m=config.texel_m, light_spacing_m=min(2.0, 15 * config.texel_m))
+    if config.rooms == "lifelike":
+        return RoomRenderer(lifelike_room(seed, find_assets(config.assets, config.split)), quality)
     length, width = float(rng.uniform(4.2, 6.5)), float(rng.uniform(3.7, 5.0))
     room = make_room(RoomConfig(seed=seed, length_m=length, width_m=width, clutter=float(rng.uniform(0.3, 1.0))))
-    quality = RenderConfig(texel_m=config.texel_m, light_spacing_m=min(2.0, 15 * config.texel_m))
     return RoomRenderer(_with_plain_surfaces(room, config.plain, rng), quality)
 
 
@@ -198,7 +227,7 @@ def place_views(
     """
     rays = _coarse_rays(camera)
     for _ in range(_PLACES):
-        first = _first_pose(scene, rays, rng)
+        first = _first_pose(scene, rays, config.lowest_m, rng)
         if first is None:
             continue
         pose, points = first
@@ -224,11 +253,13 @@ def _coarse_rays(camera: PinholeCamera) -> np.ndarray:
     return camera_rays(small)
 
 
-def _first_pose(scene: RoomScene, rays: np.ndarray, rng: np.random.Generator) -> tuple[_Pose, np.ndarray] | None:
+def _first_pose(
+    scene: RoomScene, rays: np.ndarray, lowest_m: float, rng: np.random.Generator
+) -> tuple[_Pose, np.ndarray] | None:
     """A pose in free air that does not look at a wall from close by, and the points [P, 3] that it sees."""
     length, width, height = scene.room.size_m
     centre = np.array(
-        [rng.uniform(-0.5, 0.5) * length, rng.uniform(-0.5, 0.5) * width, rng.uniform(0.6, min(1.8, height))]
+        [rng.uniform(-0.5, 0.5) * length, rng.uniform(-0.5, 0.5) * width, rng.uniform(lowest_m, min(1.8, height))]
     )
     pose = _Pose(
         centre=centre, yaw=float(rng.uniform(-np.pi, np.pi)), tilt=float(rng.uniform(-0.1, 0.45)),
@@ -248,13 +279,14 @@ class RoomScene:
 
     def __init__(self, renderer: RoomRenderer) -> None:
         self.renderer, self.room = renderer, renderer.room
-        self._centres = np.array([solid.centre for solid in self.room.solids]).reshape(-1, 3)
-        self._reach = np.array([np.linalg.norm(solid.size) / 2 + _CLEAR_M for solid in self.room.solids])
+        self._obstacles = self.room.obstacles
+        self._centres = np.array([solid.centre for solid in self._obstacles]).reshape(-1, 3)
+        self._reach = np.array([np.linalg.norm(solid.size) / 2 + _CLEAR_M for solid in self._obstacles])
 
     def is_clear(self, centre: np.ndarray) -> bool:
         """Free air around a point [3], away from walls, floor and ceiling; furniture below or above is no obstacle."""
         near = np.flatnonzero(np.linalg.norm(self._centres - centre, axis=-1) < self._reach)
-        few = replace(self.room, solids=tuple(self.room.solids[k] for k in near))
+        few = replace(self.room, solids=tuple(self._obstacles[k] for k in near), meshes=())
         return bool(few.is_free(centre + _AROUND_M).all())
 
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
-from reconx_ros.core import AlignedViews, InvalidInputError, Job, Keyframe, PointMap, Provenance, ReconstructionError
+from reconx_ros.core import (
+    AlignedViews,
+    InvalidInputError,
+    Job,
+    Keyframe,
+    MatchingEvidence,
+    PointMap,
+    Provenance,
+    ReconstructionError,
+)
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.coarse import look
 from reconx_ros.pointmap.stereo.confidence import confidence
@@ -153,6 +162,13 @@ def _check(
         camera=view.camera,
         world_from_cam=known_pose(keyframe),
         keyframe_id=view.keyframe_id,
+        evidence=MatchingEvidence(
+            cost=found.cost.cpu(),
+            margin=found.margin.cpu(),
+            sees=told.sees.cpu(),
+            agrees=told.agrees.cpu(),
+            denies=told.denies.cpu(),
+        ),
     )
 
 

@@ -35,7 +35,7 @@ class MatchView:
 
     def resized(self, max_size: int) -> MatchView:
         """The same view with a longer side of at most ``max_size`` pixels."""
-        return _make_view(self.rgb, self.camera.fitted_to(max_size), self.world_from_cam, self.keyframe_id)
+        return match_view(self.rgb, self.camera.fitted_to(max_size), self.world_from_cam, self.keyframe_id)
 
     def projection_to(self, source: MatchView) -> RayProjection:
         """Where this view's rays fall in a source view."""
@@ -43,7 +43,8 @@ class MatchView:
         return ray_projection(self.camera, source.camera, source_from_self, device=self.grey.device)
 
 
-def _make_view(rgb: torch.Tensor, camera: PinholeCamera, world_from_cam: SE3, keyframe_id: int) -> MatchView:
+def match_view(rgb: torch.Tensor, camera: PinholeCamera, world_from_cam: SE3, keyframe_id: int) -> MatchView:
+    """A picture [H, W, 3] of any size, made ready on the grid of a camera."""
     small = resize_area(rgb, camera.width, camera.height)
     grey = small @ torch.tensor(_LUMA, device=rgb.device)
     return MatchView(rgb=small, grey=grey, camera=camera, world_from_cam=world_from_cam, keyframe_id=keyframe_id)
@@ -70,7 +71,7 @@ def prepare_views(keyframes: Sequence[Keyframe], max_size: int, device: torch.de
         raise InvalidInputError(f"multi-view stereo got {len(keyframes)} keyframe(s), expected at least 2")
     poses = [known_pose(keyframe) for keyframe in keyframes]
     return [
-        _make_view(k.frame.rgb().to(device), k.frame.camera.fitted_to(max_size), pose, k.id)
+        match_view(k.frame.rgb().to(device), k.frame.camera.fitted_to(max_size), pose, k.id)
         for k, pose in zip(keyframes, poses, strict=True)
     ]
 
