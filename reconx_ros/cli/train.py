@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from reconx_ros.cli import train_diffusion
+from reconx_ros.cli import train_depth, train_diffusion
 from reconx_ros.cli.common import EXIT_OK, print_table, writable_folder, write_json
 from reconx_ros.cli.training import add_training_arguments, fit_with_progress, image_size, log_writer, overrides
 from reconx_ros.core.settings import to_mapping, updated
@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
     )
     add_training_arguments(pointmap, "96x64")
     pointmap.set_defaults(run=run_pointmap)
+    train_depth.add_parser(kinds)
     train_diffusion.add_parser(kinds)
 
 

@@ -16,11 +16,11 @@ from reconx_ros.cli.common import Progress, add_common_arguments
 from reconx_ros.core import CancelledError, CancelToken, ConfigError, Job
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, size: str) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser, size: str, *, out_required: bool = True) -> None:
     """Arguments of every network's training; ``size`` is the default of --size."""
-    parser.add_argument("--out", type=Path, required=True, help="folder of the weights, the state and the log")
+    parser.add_argument("--out", type=Path, required=out_required, help="folder of the weights, the state and the log")
     parser.add_argument("--steps", type=int, help="optimiser steps, short for --set steps=N")
-    parser.add_argument("--difficulty", default="easy", help="of the simulated views: easy, medium or hard")
+    parser.add_argument("--difficulty", default="easy", help="of the simulated views: easy, medium, hard or lifelike")
     parser.add_argument("--size", default=size, metavar="WxH", help="of the training images in pixels")
     parser.add_argument("--device", default="auto", help="where torch computes: auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")

@@ -36,6 +36,11 @@ class SteppedRun(ABC, Generic[B]):
         self._log_every, self._validate_every, self._checkpoint_every = log_every, validate_every, checkpoint_every
         self.step, self.seconds = 0, 0.0
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the log; the others of a run do not."""
+        return True
+
     @abstractmethod
     def batches(self) -> Iterable[B]:
         """The batches of the steps that are left."""
@@ -92,6 +97,8 @@ class SteppedRun(ABC, Generic[B]):
         return f"step {self.step} of {self._steps}, {left / 60:.1f} min left"
 
     def _log(self, values: Mapping[str, float]) -> None:
+        if not (self.is_main and values):
+            return
         row = {"step": self.step, "seconds": round(self.seconds, 2), **values}
         append_row(self._folder, row)
         self._on_log(row)

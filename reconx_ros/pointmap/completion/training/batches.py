@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError
+from reconx_ros.learning.processes import ProcessGroup
 from reconx_ros.learning.stream import made_in_order
 from reconx_ros.pointmap.completion.inputs import CompletionView, scene_scale
 from reconx_ros.pointmap.completion.predict import stacked
@@ -100,6 +101,7 @@ def training_groups(
     groups: int,
     seed: int,
     workers: int,
+    share: ProcessGroup | None = None,
     settings: Augmentation | None = None,
 ) -> Iterator[list[CompletionGroup]]:
     """The groups of every step; a step's groups do not depend on where the range starts.
@@ -111,13 +113,16 @@ def training_groups(
         groups: of each step.
         seed: of what is drawn.
         workers: processes that read and change examples; 0 does so in this one.
+        share: this process's part of each step's groups; None takes all.
         settings: what is changed about examples.
 
     Raises:
-        InvalidInputError: for a folder without examples.
+        InvalidInputError: for a folder without examples, or groups that the processes cannot share evenly.
     """
     if not folders or not all(folders):
         raise InvalidInputError("training has a folder without examples, expected some: make them with --make-data")
+    if share is not None and groups % share.count:
+        raise InvalidInputError(f"a step has {groups} groups, expected a multiple of the {share.count} processes")
     maker = _Drawn(
         folders=tuple(tuple(paths) for paths in folders),
         shares=tuple(shares),
@@ -125,6 +130,8 @@ def training_groups(
         seed=seed,
         settings=settings or Augmentation(),
     )
-    made = made_in_order(maker, range(steps.start * groups, steps.stop * groups), workers=workers)
+    share = share or ProcessGroup()
+    numbers = range(steps.start * groups + share.rank, steps.stop * groups, share.count)
+    made = made_in_order(maker, numbers, workers=workers)
     for _ in steps:
-        yield [next(made) for _ in range(groups)]
+        yield [next(made) for _ in range(groups // share.count)]

@@ -14,6 +14,7 @@ import torch
 
 from reconx_ros.core import ConfigError, ReconstructionError
 from reconx_ros.core.settings import to_mapping
+from reconx_ros.learning.processes import join_processes
 from reconx_ros.learning.run import OnLog, SteppedRun
 from reconx_ros.learning.schedule import warmup_cosine
 from reconx_ros.learning.state import load_state, save_state
@@ -88,7 +89,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             run.folder, config.steps, log_every=config.log_every, validate_every=config.validate_every,
             checkpoint_every=config.checkpoint_every, on_log=run.on_log,
         )  # fmt: skip
-        self.run, self.device = run, device
+        self.run, self.device, self.processes = run, device, join_processes(device)
         self._hidden = hidden_channels(config.hide)
         torch.manual_seed(config.seed)
         self.network = CompletionNetwork(run.network)
@@ -105,6 +106,11 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         if resume:
             self._restore(load_state(run.folder, run.settings()))
 
+    @property
+    def is_main(self) -> bool:
+        """As ``SteppedRun``."""
+        return self.processes.is_main
+
     def batches(self) -> Iterable[list[CompletionGroup]]:
         """As ``SteppedRun``."""
         config = self.run.config
@@ -113,7 +119,9 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         folders = [simulated, real] if real else [simulated]
         shares = [1 - config.real_share, config.real_share] if real else [1.0]
         steps = range(self.step, config.steps)
-        return training_groups(folders, shares, steps, groups=config.groups, seed=config.seed, workers=config.workers)
+        return training_groups(
+            folders, shares, steps, groups=config.groups, seed=config.seed, workers=config.workers, share=self.processes
+        )
 
     def advance(self, batch: list[CompletionGroup]) -> dict[str, float]:
         """As ``SteppedRun``: the gradient is the mean over the groups."""
@@ -128,7 +136,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        rng = np.random.default_rng([config.seed, self.step, 2])
+        rng = np.random.default_rng([config.seed, self.step, 2, self.processes.rank])
         total = 0.0
         for group in batch:
             loss = self._loss(group, second=rng.random() < config.second_pass)
@@ -138,6 +146,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             raise ReconstructionError(
                 f"loss is {total} at step {self.step}, expected a finite number: lower learning_rate"
             )
+        self.processes.mean_gradients(self.network.parameters())
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         self.optimiser.step()
         self.average.update(self.network, self.step)
@@ -181,7 +190,9 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         return network.to(self.device).eval().requires_grad_(False)
 
     def validate(self) -> dict[str, float]:
-        """As ``SteppedRun``: scores per folder of held-out examples."""
+        """As ``SteppedRun``: scores per folder of held-out examples; of the first process."""
+        if not self.processes.is_main:
+            return {}
         network = self.averaged_network()
 
         def predictor(views: Sequence[CompletionView], unit: float) -> list[Prediction]:
@@ -207,6 +218,8 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
     def save(self) -> dict[str, Any]:
         """As ``SteppedRun``."""
         card = self.card()
+        if not self.processes.is_main:
+            return card
         save_completion(self.run.folder / TRAINED_NAME, self.run.network, self.average.state, card)
         state = {
             "settings": self.run.settings(),
