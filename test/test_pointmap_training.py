@@ -417,13 +417,13 @@ def test_interrupt_cancels_first_and_interrupts_then() -> None:
 def test_interrupted_command_can_be_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = PointmapTrainer._advance
+    advance = PointmapTrainer.advance
 
     def interrupted(trainer: PointmapTrainer, batch: GroupBatch) -> torch.Tensor:
         signal.raise_signal(signal.SIGINT)
         return advance(trainer, batch)
 
-    monkeypatch.setattr(PointmapTrainer, "_advance", interrupted)
+    monkeypatch.setattr(PointmapTrainer, "advance", interrupted)
     assert main(["train", "pointmap", "--out", str(tmp_path / "net"), "--steps", "9", *SMALL]) == 1
     assert "stopped after step 1" in capsys.readouterr().err
     assert load_network(tmp_path / "net").card is not None

@@ -139,7 +139,9 @@ def _train(arguments: argparse.Namespace) -> int:
     card = fit_with_progress(trainer, arguments)
     if arguments.json:
         write_json(arguments.json, card)
-    print_table("reconx train depth: held-out rooms", _rows(card["validation"]))
+    rows = _rows(card["validation"])
+    if rows:
+        print_table("reconx train depth: held-out examples", rows)
     print(f"weights in {run.folder}")
     return EXIT_OK
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.core import CancelledError, Job, ReconstructionError
+from reconx_ros.core import ReconstructionError
 from reconx_ros.core.settings import to_mapping
-from reconx_ros.learning.log import append_row
+from reconx_ros.learning.run import OnLog, SteppedRun
 from reconx_ros.learning.state import load_state, save_state
 from reconx_ros.learning.stream import Reuse
 from reconx_ros.learning.weights import AveragedWeights, parameter_groups
@@ -31,8 +30,6 @@ from reconx_ros.pointmap.training.step import group_loss
 _MEAN_GROUPS = 128  # groups that the baselines of the comparison are averaged over
 # A run may be resumed with other values of these: they change what is written, not what is learned.
 _FREE = frozenset({"workers", "validate_every", "validation_groups", "checkpoint_every", "log_every"})
-
-OnLog = Callable[[Mapping[str, float]], None]
 
 
 def _ignore(row: Mapping[str, float]) -> None:
@@ -66,7 +63,7 @@ class PointmapTrainingRun:
         return {**optimisation, **self.network.as_arguments(), **{f"data.{k}": v for k, v in self.data.items()}}
 
 
-class PointmapTrainer:
+class PointmapTrainer(SteppedRun[GroupBatch]):
     """One run, from its start or from where it was interrupted.
 
     Args:
@@ -84,7 +81,12 @@ class PointmapTrainer:
     """
 
     def __init__(self, run: PointmapTrainingRun, device: torch.device, *, resume: bool = False) -> None:
-        self.run, self.device, self.step = run, device, 0
+        config = run.config
+        super().__init__(
+            run.folder, config.steps, log_every=config.log_every, validate_every=config.validate_every,
+            checkpoint_every=config.checkpoint_every, on_log=run.on_log,
+        )  # fmt: skip
+        self.run, self.device = run, device
         self.network = PointmapNetwork(run.network)
         initialise(self.network, run.config.seed)
         self.network.mask_token.requires_grad_(False)
@@ -93,49 +95,19 @@ class PointmapTrainer:
             parameter_groups(self.network, run.config.weight_decay), lr=run.config.learning_rate, betas=(0.9, 0.95)
         )
         self.average = AveragedWeights(self.network, run.config.average)
-        self.seconds = 0.0
         self._validation: Sequence[GroupBatch] = ()
         self._scores: dict[str, float] | None = None
         if resume:
             self._restore(load_state(run.folder, run.settings()))
 
-    def fit(self, job: Job) -> dict[str, Any]:
-        """Train to the last step; the averaged network lies in the folder afterwards, and after a cancellation.
-
-        Returns:
-            The training card.
-
-        Raises:
-            CancelledError: when the job was cancelled; the run can be resumed.
-            ReconstructionError: when the loss is not finite.
-            StorageError: when something cannot be written.
-        """
+    def batches(self) -> Iterable[GroupBatch]:
+        """As ``SteppedRun``."""
         config = self.run.config
         reuse = Reuse(batch=config.batch, times=config.reuse, window=config.window, seed=config.seed)
-        batches = training_batches(self.run.train, range(self.step, config.steps), reuse, workers=config.workers)
-        started, before = time.perf_counter(), self.seconds
-        first, sums = self.step, torch.zeros(2)
-        try:
-            for batch in batches:
-                job.step(self.step / config.steps, self._message(started, first))
-                sums += self._advance(batch)
-                self.seconds = before + time.perf_counter() - started
-                if self.step % config.log_every == 0:
-                    self._log(
-                        {"loss": float(sums[0]) / config.log_every, "regression": float(sums[1]) / config.log_every}
-                    )
-                    sums.zero_()
-                if self.step % config.validate_every == 0 or self.step == config.steps:
-                    self._log({f"validation.{k}": v for k, v in self.validate().items()})
-                if self.step % config.checkpoint_every == 0:
-                    self.save()
-        except CancelledError:
-            self.save()
-            raise
-        return self.save()
+        return training_batches(self.run.train, range(self.step, config.steps), reuse, workers=config.workers)
 
-    def _advance(self, batch: GroupBatch) -> torch.Tensor:
-        """One step; returns (loss, regression)."""
+    def advance(self, batch: GroupBatch) -> dict[str, float]:
+        """As ``SteppedRun``."""
         config = self.run.config
         batch = batch.to(self.device)
         if config.mirror and np.random.default_rng([config.seed, self.step, 1]).random() < 0.5:
@@ -153,8 +125,7 @@ class PointmapTrainer:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
         self.optimiser.step()
         self.average.update(self.network, self.step)
-        self.step += 1
-        return torch.stack([found.loss.detach(), found.regression]).cpu()
+        return {"loss": float(found.loss.detach()), "regression": float(found.regression)}
 
     def averaged_network(self) -> PointmapNetwork:
         """A network with the averaged weights, ready for inference."""
@@ -233,15 +204,3 @@ class PointmapTrainer:
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
         self._scores = state["scores"]
-
-    def _message(self, started: float, first: int) -> str:
-        done = self.step - first
-        if not done:
-            return f"step {self.step} of {self.run.config.steps}"
-        left = (time.perf_counter() - started) / done * (self.run.config.steps - self.step)
-        return f"step {self.step} of {self.run.config.steps}, {left / 60:.1f} min left"
-
-    def _log(self, values: Mapping[str, float]) -> None:
-        row = {"step": self.step, "seconds": round(self.seconds, 2), **values}
-        append_row(self.run.folder, row)
-        self.run.on_log(row)
