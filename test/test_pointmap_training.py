@@ -419,7 +419,7 @@ def test_interrupted_command_can_be_resumed(
 ) -> None:
     advance = PointmapTrainer.advance
 
-    def interrupted(trainer: PointmapTrainer, batch: GroupBatch) -> torch.Tensor:
+    def interrupted(trainer: PointmapTrainer, batch: GroupBatch) -> dict[str, float]:
         signal.raise_signal(signal.SIGINT)
         return advance(trainer, batch)
 
