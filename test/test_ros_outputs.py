@@ -108,7 +108,9 @@ def everything(outputs: Outputs) -> None:
     rgb = np.zeros((6, 8, 3), np.uint8)
     frame = Frame(rgb_u8=rgb, camera=CAMERA, stamp_ns=5, world_from_cam=SE3.identity())
     keyframe = Keyframe(id=0, frame=frame, sharpness=1.0)
-    report = CoverageReport(mean=0.5, current=0.5, cells=np.zeros((2, 2), bool), per_keyframe={})
+    report = CoverageReport(
+        mean=0.5, current=0.5, cells=np.zeros((2, 2), bool), inferred=np.eye(2, dtype=bool), per_keyframe={}
+    )
     config = ReconxConfig()
     view = EncodedView(
         camera=CAMERA,

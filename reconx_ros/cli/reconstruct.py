@@ -22,7 +22,7 @@ from reconx_ros.cli.common import (
     write_json,
 )
 from reconx_ros.cli.scene_options import add_scene_arguments, scene_options
-from reconx_ros.core import BY_TRUST, InvalidInputError, Job, Keyframe, StorageError
+from reconx_ros.core import BY_TRUST, InvalidInputError, Job, Keyframe, Provenance, StorageError
 from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
 from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_from_folder
 from reconx_ros.io.scenes import Scene, read_scene
@@ -167,7 +167,7 @@ def scene_keyframes(scene: Scene, count: int | None, *, use_depth: bool) -> list
 
 
 def depth_errors(result: Reconstruction, scene: Scene) -> dict[str, float] | None:
-    """Relative depth errors of the confident pixels against the scene's (withheld) depth.
+    """Relative depth errors of the confident measured pixels against the scene's (withheld) depth.
 
     None where the scene has no depth, or the result is not in metres.
     """
@@ -179,7 +179,7 @@ def depth_errors(result: Reconstruction, scene: Scene) -> dict[str, float] | Non
     for view in result.views.views:
         truth = scene.frames[view.keyframe_id].depth_m
         if truth is not None:
-            errors.append(relative_depth_errors(view, truth, min_confidence=0.5))
+            errors.append(relative_depth_errors(view, truth, min_confidence=0.5, kind=Provenance.OBSERVED))
     return depth_statistics(np.concatenate(errors)) if errors else None
 
 

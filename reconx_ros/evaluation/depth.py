@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reconx_ros.core import PointMap
+from reconx_ros.core import PointMap, Provenance
 
 
 def sample_nearest(depth_m: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -18,24 +18,31 @@ def sample_nearest(depth_m: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndar
     return values
 
 
-def relative_depth_errors(view: PointMap, truth_m: np.ndarray, *, min_confidence: float) -> np.ndarray:
+def relative_depth_errors(
+    view: PointMap, truth_m: np.ndarray, *, min_confidence: float, kind: Provenance | None = None
+) -> np.ndarray:
     """|d - d*| / d* of the pixels that ``depth_ratios`` speaks of: [P]."""
-    errors: np.ndarray = np.abs(depth_ratios(view, truth_m, min_confidence=min_confidence) - 1)
+    errors: np.ndarray = np.abs(depth_ratios(view, truth_m, min_confidence=min_confidence, kind=kind) - 1)
     return errors
 
 
-def depth_ratios(view: PointMap, truth_m: np.ndarray, *, min_confidence: float) -> np.ndarray:
+def depth_ratios(
+    view: PointMap, truth_m: np.ndarray, *, min_confidence: float, kind: Provenance | None = None
+) -> np.ndarray:
     """D / d* of the confident pixels of a pointmap that have a true depth.
 
     Args:
         view: pointmap; its grid may be smaller than the truth's, which is sampled at the nearest pixel.
         truth_m: [H', W'] z-depth of the same camera, 0 or NaN where unknown.
         min_confidence: pixels below are left out.
+        kind: pixels of other kinds are left out; None takes all.
 
     Returns:
         [P] ratios.
     """
     mask = (view.valid & (view.confidence >= min_confidence)).numpy()
+    if kind is not None:
+        mask &= view.provenance.numpy() == int(kind)
     rows, columns = np.nonzero(mask)
     scale_u, scale_v = truth_m.shape[1] / view.camera.width, truth_m.shape[0] / view.camera.height
     truth = sample_nearest(truth_m, (columns + 0.5) * scale_u - 0.5, (rows + 0.5) * scale_v - 0.5)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from reconx_ros.core import AlignedViews, Sim3
+from reconx_ros.core import AlignedViews, Provenance, Sim3
 from reconx_ros.evaluation.clouds import cloud_errors, truth_cloud
 from reconx_ros.evaluation.depth import depth_ratios, ratio_figures
 from reconx_ros.evaluation.heldout import HeldOutTask
 from reconx_ros.evaluation.poses import pose_figures
-from reconx_ros.pipeline.clouds import pointmap_cloud
+from reconx_ros.pipeline.clouds import confident_share, pointmap_cloud
 
 _MIN_CONFIDENCE = 0.5
 
@@ -36,23 +36,29 @@ def pose_scores(task: HeldOutTask, views: AlignedViews) -> dict[str, Any]:
 
 
 def depth_scores(task: HeldOutTask, views: AlignedViews, map_from_truth: Sim3) -> dict[str, Any]:
-    """Depth of confident pixels (0.5 and more) of all inputs against the sensor; empty without a sensor or metres.
+    """Depth of confident measured pixels (0.5 and more) of all inputs against the sensor, and of inferred ones.
+
+    Empty without a sensor or metres.
 
     Where the poses were found, depth is first scaled by the alignment of the poses, so that it says nothing of scale.
     """
     ratios = [
-        depth_ratios(view, truth, min_confidence=_MIN_CONFIDENCE) / map_from_truth.scale
+        depth_ratios(view, truth, min_confidence=_MIN_CONFIDENCE, kind=Provenance.OBSERVED) / map_from_truth.scale
         for view in views.views
         if (truth := task.depths[view.keyframe_id]) is not None
     ]
     if not (ratios and task.metric_scale):
         return {}
-    pixels = sum(v.valid.numel() for v in views.views)
-    confident = sum(int((v.valid & (v.confidence >= _MIN_CONFIDENCE)).sum()) for v in views.views)
+    guessed = [
+        depth_ratios(view, truth, min_confidence=0.0, kind=Provenance.INFERRED) / map_from_truth.scale
+        for view in views.views
+        if (truth := task.depths[view.keyframe_id]) is not None
+    ]
     return {
         **ratio_figures(np.concatenate(ratios)),
+        "inferred": ratio_figures(np.concatenate(guessed)),
         "min_confidence": _MIN_CONFIDENCE,
-        "confident_share": confident / pixels,
+        "confident_share": confident_share(views, _MIN_CONFIDENCE, Provenance.OBSERVED),
         "truth": "depth sensor",
     }
 

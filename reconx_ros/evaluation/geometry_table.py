@@ -23,6 +23,7 @@ from reconx_ros.core import (
     InvalidInputError,
     Job,
     Keyframe,
+    Provenance,
     ReconstructionError,
     ReconxError,
 )
@@ -133,7 +134,9 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
         rigid fit where both are metric, else a similarity; in the reference's unit) and position_relative (the same
         over the reference's RMS extent). For posed inputs: position_before, the same error of the poses that went
         in. With sensor depth: depth_median, depth_within_2pct, depth_pixels, depth_bias (median of d / d* - 1: sensor
-        and poses may not agree on the metre) and depth_within_2pct_unbiased (that taken off). Where the result is
+        and poses may not agree on the metre) and depth_within_2pct_unbiased (that taken off): of confident pixels that
+        were measured. Whatever their confidence: observed_share, observed_within_5pct, inferred_share, inferred_median,
+        inferred_within_10pct, all_within_10pct. Where the result is
         metric and so is the reference: scale_error (relative), and scale_source.
     """
     by_id = {v.keyframe_id: v for v in found.views}
@@ -255,15 +258,16 @@ def _position_figures(estimate: Sequence[SE3 | None], task: GeometryTask, *, rig
 
 
 def _depth_figures(found: AlignedViews, task: GeometryTask, scale: float) -> dict[str, Any]:
-    """Figures over the confident pixels of all views that have sensor depth; depth is scaled first."""
+    """Figures over the pixels of all views that have sensor depth, kinds apart; depth is scaled first."""
     found_ratios, confident, pixels = [], 0, 0
     for view in found.views:
         truth = task.depths[view.keyframe_id]
-        confident += int((view.valid & (view.confidence >= MIN_CONFIDENCE)).sum())
+        measured = view.valid & (view.provenance == int(Provenance.OBSERVED))
+        confident += int((measured & (view.confidence >= MIN_CONFIDENCE)).sum())
         pixels += view.valid.numel()
         if truth is not None and task.metric_scale:
-            found_ratios.append(depth_ratios(view, truth, min_confidence=MIN_CONFIDENCE))
-    figures: dict[str, Any] = {"confident_share": confident / pixels}
+            found_ratios.append(depth_ratios(view, truth, min_confidence=MIN_CONFIDENCE, kind=Provenance.OBSERVED))
+    figures: dict[str, Any] = {"confident_share": confident / pixels, **_kind_figures(found, task, scale)}
     ratios = scale * np.concatenate(found_ratios) if found_ratios else np.zeros(0)
     if len(ratios):
         statistics, bias = depth_statistics(np.abs(ratios - 1)), float(np.median(ratios))
@@ -274,6 +278,27 @@ def _depth_figures(found: AlignedViews, task: GeometryTask, scale: float) -> dic
             depth_within_2pct_unbiased=depth_statistics(np.abs(ratios / bias - 1))["within_2pct"],
             depth_pixels=int(statistics["count"]),
         )
+    return figures
+
+
+def _kind_figures(found: AlignedViews, task: GeometryTask, scale: float) -> dict[str, float]:
+    """What was measured and what was inferred, whatever its confidence, against sensor depth."""
+    told = [(v, task.depths[v.keyframe_id]) for v in found.views]
+    known = [(v, truth) for v, truth in told if truth is not None] if task.metric_scale else []
+    figures: dict[str, float] = {}
+    errors: dict[Provenance, np.ndarray] = {}
+    for kind in (Provenance.OBSERVED, Provenance.INFERRED):
+        share = [float((v.provenance == int(kind)).float().mean()) for v in found.views]
+        figures[f"{kind.word}_share"] = float(np.mean(share))
+        ratios = [depth_ratios(v, truth, min_confidence=0.0, kind=kind) for v, truth in known]
+        errors[kind] = np.abs(scale * np.concatenate([*ratios, np.zeros(0)]) - 1)
+    if len(errors[Provenance.OBSERVED]):
+        figures["observed_within_5pct"] = float((errors[Provenance.OBSERVED] <= 0.05).mean())
+    if len(errors[Provenance.INFERRED]):
+        inferred = errors[Provenance.INFERRED]
+        figures["inferred_median"] = float(np.median(inferred))
+        figures["inferred_within_10pct"] = float((inferred <= 0.1).mean())
+        figures["all_within_10pct"] = float((np.concatenate(list(errors.values())) <= 0.1).mean())
     return figures
 
 
@@ -315,6 +340,11 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("depth bias %", _number("depth_bias", 2, 100)),
     ("within 2 % without bias", _number("depth_within_2pct_unbiased", 0, 100)),
     ("confident %", _number("confident_share", 0, 100)),
+    ("observed %", _number("observed_share", 0, 100)),
+    ("within 5 %", _number("observed_within_5pct", 0, 100)),
+    ("inferred: median %", _number("inferred_median", 1, 100)),
+    ("within 10 %", _number("inferred_within_10pct", 0, 100)),
+    ("all within 10 %", _number("all_within_10pct", 0, 100)),
     ("scale error %", _number("scale_error", 2, 100)),
     ("s", _number("seconds", 1)),
     ("outcome", _outcome),

@@ -40,10 +40,18 @@ _CAUSES = (
 _LEAST_SHARE = 0.005  # what is 0 % in a report
 
 
-def confident_share(views: AlignedViews, min_confidence: float) -> float:
-    """Share in [0, 1] of pixels that have a depth of at least this confidence, the mean of all views."""
-    shares = [float((v.valid & (v.confidence >= min_confidence)).float().mean()) for v in views.views]
-    return float(np.mean(shares))
+def confident_share(views: AlignedViews, min_confidence: float, kind: Provenance | None = None) -> float:
+    """Share in [0, 1] of pixels that have a depth of at least this confidence, the mean of all views.
+
+    Args:
+        views: stage 1's result.
+        min_confidence: from which a pixel counts.
+        kind: pixels of other kinds do not count; None counts all.
+    """
+    masks = [v.valid & (v.confidence >= min_confidence) for v in views.views]
+    if kind is not None:
+        masks = [mask & (v.provenance == int(kind)) for mask, v in zip(masks, views.views, strict=True)]
+    return float(np.mean([float(mask.float().mean()) for mask in masks]))
 
 
 def require_confident(views: AlignedViews, min_confidence: float, *, given_poses: bool) -> None:

@@ -18,17 +18,37 @@ class ViewCoverage:
     """Coverage of one view.
 
     Attributes:
-        cells: [grid_height, grid_width] bool, True where the map explains the cell.
-        median_depth: median z-depth of the map points seen; None when there are none.
+        cells: [grid_height, grid_width] bool, True where measured points of the map explain the cell.
+        inferred: [grid_height, grid_width] bool, True where only points that were inferred lie in it.
+        median_depth: median z-depth of the measured points seen; None when there are none.
     """
 
     cells: np.ndarray  # [gh, gw]
+    inferred: np.ndarray  # [gh, gw]
     median_depth: float | None
 
     @property
     def fraction(self) -> float:
-        """Share of covered cells in [0, 1]."""
+        """Share in [0, 1] of cells that measured points explain: what the trigger goes by."""
         return float(self.cells.mean())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _SeenPoints:
+    """Points [P, 3] with the centres [P, 3] of the cameras that saw them."""
+
+    points: np.ndarray
+    centres: np.ndarray
+
+
+def _seen_points(cloud: PointCloud, mask: np.ndarray, keyframe_poses: dict[int, SE3]) -> _SeenPoints:
+    chosen = np.flatnonzero(mask)
+    if len(chosen) > _MAX_POINTS:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, _MAX_POINTS).astype(np.int64)]
+    centres, ids = np.zeros((len(chosen), 3)), cloud.keyframe_ids[chosen]
+    for keyframe_id in np.unique(ids):
+        centres[ids == keyframe_id] = keyframe_poses[int(keyframe_id)].translation
+    return _SeenPoints(points=cloud.points[chosen].astype(np.float64), centres=centres)
 
 
 class CoverageModel:
@@ -36,8 +56,7 @@ class CoverageModel:
 
     def __init__(self, config: CoverageConfig) -> None:
         self._config = config
-        self._points = np.zeros((0, 3))
-        self._centres = np.zeros((0, 3))
+        self._measured = self._inferred = _SeenPoints(points=np.zeros((0, 3)), centres=np.zeros((0, 3)))
 
     def set_map(self, cloud: PointCloud, keyframe_poses: dict[int, SE3]) -> None:
         """Replace the map.
@@ -48,14 +67,9 @@ class CoverageModel:
         """
         known = np.isin(cloud.keyframe_ids, list(keyframe_poses))
         observed = cloud.provenance == int(Provenance.OBSERVED)
-        chosen = np.flatnonzero(known & observed & (cloud.confidence >= self._config.min_confidence))
-        if len(chosen) > _MAX_POINTS:
-            chosen = chosen[np.linspace(0, len(chosen) - 1, _MAX_POINTS).astype(np.int64)]
-        self._points = cloud.points[chosen].astype(np.float64)
-        self._centres = np.zeros((len(chosen), 3))
-        ids = cloud.keyframe_ids[chosen]
-        for keyframe_id in np.unique(ids):
-            self._centres[ids == keyframe_id] = keyframe_poses[int(keyframe_id)].translation
+        sure = cloud.confidence >= self._config.min_confidence
+        self._measured = _seen_points(cloud, known & observed & sure, keyframe_poses)
+        self._inferred = _seen_points(cloud, known & (cloud.provenance == int(Provenance.INFERRED)), keyframe_poses)
 
     def view(self, camera: PinholeCamera, world_from_cam: SE3) -> ViewCoverage:
         """Coverage of one view.
@@ -63,23 +77,30 @@ class CoverageModel:
         A cell is covered when enough points of the visible surface fall into it that were mapped from a similar
         direction (``max_angle_deg``) and distance (``max_distance_ratio``).
         """
+        cells, depth = self._explained(self._measured, camera, world_from_cam)
+        guessed, _ = self._explained(self._inferred, camera, world_from_cam)
+        return ViewCoverage(cells=cells, inferred=guessed & ~cells, median_depth=depth)
+
+    def _explained(
+        self, known: _SeenPoints, camera: PinholeCamera, world_from_cam: SE3
+    ) -> tuple[np.ndarray, float | None]:
+        """Cells [gh, gw] that points explain, and their median depth."""
         config = self._config
-        cells = np.zeros(config.grid_height * config.grid_width, bool)
-        index, z, chosen = self._project(camera, world_from_cam)
         shape = (config.grid_height, config.grid_width)
+        index, z, chosen = self._project(known.points, camera, world_from_cam)
         if not len(z):
-            return ViewCoverage(cells=cells.reshape(shape), median_depth=None)
-        nearest = np.full(cells.size, np.inf)
+            return np.zeros(shape, bool), None
+        nearest = np.full(shape[0] * shape[1], np.inf)
         np.minimum.at(nearest, index, z)
         visible = z <= _OCCLUSION_SLACK * nearest[index]
-        similar = self._seen_similarly(chosen, world_from_cam.translation)
-        counts = np.bincount(index[visible & similar], minlength=cells.size)
-        return ViewCoverage(
-            cells=(counts >= config.min_points).reshape(shape), median_depth=float(np.median(z[visible]))
-        )
+        similar = self._seen_similarly(known, chosen, world_from_cam.translation)
+        counts = np.bincount(index[visible & similar], minlength=nearest.size)
+        return (counts >= config.min_points).reshape(shape), float(np.median(z[visible]))
 
-    def _project(self, camera: PinholeCamera, pose: SE3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        points = pose.inverse().apply(self._points)
+    def _project(
+        self, points_world: np.ndarray, camera: PinholeCamera, pose: SE3
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        points = pose.inverse().apply(points_world)
         z = points[:, 2]
         front = np.flatnonzero(z > 1e-6 * np.abs(points).max(initial=0.0))
         z = z[front]
@@ -91,9 +112,9 @@ class CoverageModel:
         index = (row[inside] * self._config.grid_width + column[inside]).astype(np.int64)
         return index, z[inside], front[inside]
 
-    def _seen_similarly(self, chosen: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        points = self._points[chosen]
-        now, then = points - centre, points - self._centres[chosen]
+    def _seen_similarly(self, known: _SeenPoints, chosen: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        points = known.points[chosen]
+        now, then = points - centre, points - known.centres[chosen]
         distance_now = np.linalg.norm(now, axis=1)
         distance_then = np.linalg.norm(then, axis=1)
         cosine = (now * then).sum(axis=1) / np.maximum(distance_now * distance_then, 1e-12)

@@ -37,13 +37,15 @@ class CoverageReport:
     Attributes:
         mean: of the recent views, in [0, 1]; what the trigger looks at.
         current: of the newest view.
-        cells: [grid_height, grid_width] bool of the newest view.
+        cells: [grid_height, grid_width] bool of the newest view: what measured points explain.
+        inferred: [grid_height, grid_width] bool of the newest view: where only inferred points lie.
         per_keyframe: keyframe id to coverage, for the keyframes in the buffer.
     """
 
     mean: float
     current: float
     cells: np.ndarray  # [gh, gw]
+    inferred: np.ndarray  # [gh, gw]
     per_keyframe: dict[int, float]
 
 
@@ -159,11 +161,12 @@ class KeyframeMapper:
         recent = recent[-(config.recent_views - 1) :] if config.recent_views > 1 else []
         view = self._current_coverage
         values = recent + ([view.fraction] if view is not None else [])
-        cells = view.cells if view is not None else np.zeros((config.grid_height, config.grid_width), bool)
+        none = np.zeros((config.grid_height, config.grid_width), bool)
         return CoverageReport(
             mean=float(np.mean(values)) if values else 0.0,
             current=view.fraction if view is not None else 0.0,
-            cells=cells,
+            cells=none if view is None else view.cells,
+            inferred=none if view is None else view.inferred,
             per_keyframe=dict(self._coverage),
         )
 

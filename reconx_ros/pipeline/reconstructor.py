@@ -131,7 +131,8 @@ class Reconstructor:
         with stages.measure("pointmap", backend.name):
             memory = plan_memory(backend, keyframes, config.pointmap, device=device)
             views = self._align(backend, keyframes, memory, metric_poses, job.for_stage("pointmap"))
-        require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
+            require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
+            views = self._completed(views, memory.config, job.for_stage("pointmap"))
         frame = working(views)
         local = frame.views(views)
         with stages.measure("diffusion", generator.name):
@@ -163,7 +164,8 @@ class Reconstructor:
         keyframes = usable_keyframes(keyframes, self._config.pointmap)
         backend = choose_pointmap(self._config, keyframes, self._models)
         memory = plan_memory(backend, keyframes, self._config.pointmap, device=self._device)
-        return self._align(backend, keyframes, memory, metric_poses, job or Job(stage="pointmap"))
+        job = job or Job(stage="pointmap")
+        return self._completed(self._align(backend, keyframes, memory, metric_poses, job), memory.config, job)
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
         """Stage 2 alone: the views of stage 1 and the in-between views.
@@ -212,9 +214,10 @@ class Reconstructor:
             job=job,
             models=self._models,
         )
-        return frame.back.views(self._completed(views, memory.config, job))
+        return frame.back.views(views)
 
     def _completed(self, views: AlignedViews, config: PointmapConfig, job: Job) -> AlignedViews:
+        """The views with a depth at every pixel, where somebody guesses the depth of what was not measured."""
         completer = choose_completer(config, self._models)
         if completer is None:
             return views

@@ -216,7 +216,9 @@ def coverage_msg(
     msg.coverage, msg.current = float(report.mean), float(report.current)
     msg.trigger_below, msg.rearm_above = float(config.trigger_below), float(config.rearm_above)
     msg.grid_height, msg.grid_width = (int(n) for n in report.cells.shape)
-    msg.cells = byte_array(report.cells.astype(np.uint8))
+    msg.cells = byte_array(
+        np.where(report.cells, Coverage.COVERED, report.inferred * Coverage.INFERRED).astype(np.uint8)
+    )
     msg.keyframe_ids = array.array("I", [int(i) for i in report.per_keyframe])
     msg.keyframe_coverage = array.array("f", [float(v) for v in report.per_keyframe.values()])
     msg.triggered = bool(triggered)
