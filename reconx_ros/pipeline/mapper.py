@@ -16,6 +16,7 @@ from reconx_ros.geometry.voxel import thin_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.coverage import CoverageModel, CoverageTrigger, TriggerDecision, ViewCoverage
 from reconx_ros.pipeline.keyframes import KeyframePolicy, KeyframeVerdict, most_redundant, view_overlap
+from reconx_ros.pipeline.scene_depth import DepthFromMotion
 
 _DEPTH_STEP = 8  # of the rows and columns of sensor depth whose median is taken
 _SAME_MOMENT_NS = (1_000_000, 90_000_000)  # nearer stamps are no times of a camera, but numbers of pictures
@@ -78,6 +79,7 @@ class KeyframeMapper:
         self._coverage: dict[int, float] = {}
         self._current_coverage: ViewCoverage | None = None
         self._looked: dict[str, tuple[int, ViewCoverage]] = {}
+        self._motion: dict[str, DepthFromMotion] = {}
         self.frames_in = 0
         self.frames_not_kept: Counter[str] = Counter()
         self.reconstructions = 0
@@ -102,13 +104,17 @@ class KeyframeMapper:
         if frame.world_from_cam is not None:
             self._current = (frame.camera, frame.world_from_cam)
             self._current_coverage = self._view_coverage(frame)
-            depth = _measured_depth(frame) or self._current_coverage.median_depth
+            depth = _measured_depth(frame) or self._depth_from_motion(frame)
         verdict = self._policy.judge(frame, self._keyframes, depth)
         if not verdict.keep:
             self.frames_not_kept[verdict.reason.split(" ", 1)[0]] += 1
             return FrameDecision(kept=False, reason=verdict.reason)
         keyframe = self._keep(frame, verdict, depth)
         return FrameDecision(kept=True, reason=verdict.reason, keyframe=keyframe)
+
+    def _depth_from_motion(self, frame: Frame) -> float | None:
+        """Median depth from the frames so far, and not from the map: when that comes hangs on the computer."""
+        return self._motion.setdefault(frame.camera_name, DepthFromMotion()).update(frame)
 
     def _view_coverage(self, frame: Frame) -> ViewCoverage:
         """Coverage of a frame's view; for a moment that of the camera's former one, which differs little.
