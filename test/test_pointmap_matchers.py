@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import third_party
 import torch
+import yaml
 from pointmap_scenes import Scene, pinhole, plane, render, room
 from test_structure_from_motion import CAMERA, arc, pair_errors_deg, unposed
 
 import reconx_ros
+from reconx_ros.cli.main import main
 from reconx_ros.core import SE3, ConfigError, InvalidInputError, Job, Keyframe, ReconxError
 from reconx_ros.core.settings import from_mapping
 from reconx_ros.pipeline.config import ReconxConfig
@@ -209,6 +213,27 @@ def test_the_setting_reaches_structure_from_motion(scene: Scene) -> None:
     views = StructureFromMotionBackend().reconstruct(unposed(scene.keyframes), config, device=CPU, job=job)
     assert len(views.views) == 3
     assert any("(oracle)" in text for text in said) and not any("sift" in text for text in said)
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_setting_reaches_the_command_from_a_file_and_from_the_line(scene: Scene, tmp_path: Path) -> None:
+    folder = tmp_path / "scene"
+    (folder / "images").mkdir(parents=True)
+    entries = []
+    for k in scene.keyframes:
+        cv2.imwrite(str(folder / f"images/{k.id}.png"), np.ascontiguousarray(k.frame.rgb_u8[..., ::-1]))
+        lens = {name: getattr(k.frame.camera, name) for name in ("width", "height", "fx", "fy", "cx", "cy")}
+        entries.append({"file": f"images/{k.id}.png", **lens})
+    (folder / "cameras.json").write_text(json.dumps({"metric_scale": False, "images": entries}))
+    values = {
+        "device": "cpu", "pointmap": {"matcher": "oracle", "max_size": 64}, "diffusion": {"frames": 2},
+        "splatting": {"steps": 3, "max_size": 32}, "output": {"novel_views": 1, "min_confidence": 0.05},
+    }  # fmt: skip
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
+    words = ["reconstruct", folder, "--poses", "none", "--quiet", "--config", tmp_path / "own.yaml"]
+    for out, more in (("file", []), ("line", ["--set", "pointmap.matcher=oracle"])):
+        assert main([str(w) for w in (*words, *more, "--out", tmp_path / out)]) == 0
+        assert json.loads((tmp_path / out / "report.json").read_text())["matchers"] == ["oracle"]
 
 
 @pytest.mark.usefixtures("installed")

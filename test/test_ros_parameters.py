@@ -92,7 +92,8 @@ def test_a_foreign_backend_runs_on_the_server_and_its_settings_change_between_jo
     with third_party.installed(tmp_path / "site", monkeypatch), graph(tmp_path) as made:
         made.start(
             SERVER, device="cpu", pointmap__backend="flat", pointmap__flat__distance=3.25, splatting__steps=3,
-            splatting__max_size=32, diffusion__frames=2, output__novel_views=1, ros__output_dir=str(tmp_path / "out"),
+            pointmap__matcher="oracle", splatting__max_size=32, diffusion__frames=2,
+            output__novel_views=1, ros__output_dir=str(tmp_path / "out"),
         )  # fmt: skip
         client = made.action(Reconstruct, f"{SERVER}/reconstruct")
         first = run(made, client, "far")
@@ -107,6 +108,7 @@ def test_a_foreign_backend_runs_on_the_server_and_its_settings_change_between_jo
         listed = made.call(ListParameters, f"{SERVER}/list_parameters", ListParameters.Request()).result.names
     for outcome, distance in ((first, 3.25), (second, 1.5)):
         report = json.loads(outcome.report_json)
+        assert report["config"]["pointmap"]["matcher"] == "oracle"
         assert report["backends"]["pointmap"] == "flat" and report["config"]["pointmap"]["flat"]["trust"] == 0.9
         np.testing.assert_allclose(outcome.cloud.points[:, 2], distance, rtol=1e-3)
     assert "keyframes.max_buffer" not in listed and "pointmap.multiview.planes" in listed

@@ -16,6 +16,7 @@ from reconx_ros.cli.common import EXIT_OK, add_common_arguments, print_table, wr
 from reconx_ros.core.registry import BackendInfo
 from reconx_ros.pipeline.registries import registries
 from reconx_ros.pipeline.report import versions
+from reconx_ros.pointmap.completion.base import registry as completers
 from reconx_ros.pointmap.matching.base import registry as matchers
 
 _OPTIONAL = {
@@ -72,7 +73,7 @@ def diagnose() -> dict[str, Any]:
         "ros_distro": os.environ.get("ROS_DISTRO", "not set"),
         "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"),
     }
-    tables = {**registries(), "matching": matchers()}
+    tables = {**registries(), "matching": matchers(), "completion": completers()}
     return {
         "machine": machine,
         "packages": {name: _package(module, cure) for name, (module, cure) in _OPTIONAL.items()},

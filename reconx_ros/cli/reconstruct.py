@@ -212,6 +212,7 @@ def _print(summary: dict[str, Any]) -> None:
     rows = [
         ("input images", ", ".join(summary["inputs"])),
         ("points", f"{_by_kind(summary, 'points')} ({unit})"),
+        *([("cameras matched by", ", then ".join(summary["matchers"]))] if summary["matchers"] else []),
         ("confident pixels", f"{100 * summary['confident_share']:.0f} %"),
         ("Gaussians", _by_kind(summary, "gaussians")),
         ("PSNR on inputs", f"{summary['psnr_inputs']:.2f} dB"),

@@ -146,6 +146,7 @@ class AlignedViews:
         warnings: sentences for the report.
         scale: how the geometry was rescaled after the backend, with the residual; None when it was not.
         pose_corrections: what the images changed about given poses, per view; empty where they were taken as they are.
+        matchers: names of the matchers that the cameras were found by; empty where their poses were given.
     """
 
     views: tuple[PointMap, ...]
@@ -155,6 +156,7 @@ class AlignedViews:
     warnings: tuple[str, ...] = ()
     scale: ScaleEstimate | None = None
     pose_corrections: tuple[PoseCorrection, ...] = ()
+    matchers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.views:

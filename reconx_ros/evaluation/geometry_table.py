@@ -128,16 +128,17 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
     """Compare a result of stage 1 with the reference.
 
     Returns:
-        backend, registered (share of the inputs), metric_scale, warnings; where at least two are registered:
-        rotation_deg and direction_deg (median and max over pairs of registered cameras), auc_5, auc_10, auc_20 and
-        auc_30_binned (over all pairs, those that are not registered count as infinitely wrong), position (RMS after a
-        rigid fit where both are metric, else a similarity; in the reference's unit) and position_relative (the same
-        over the reference's RMS extent). For posed inputs: position_before, the same error of the poses that went
-        in. With sensor depth: depth_median, depth_within_2pct, depth_pixels, depth_bias (median of d / d* - 1: sensor
-        and poses may not agree on the metre) and depth_within_2pct_unbiased (that taken off): of confident pixels that
-        were measured. Whatever their confidence: observed_share, observed_within_5pct, inferred_share, inferred_median,
-        inferred_within_10pct, all_within_10pct. Where the result is
-        metric and so is the reference: scale_error (relative), and scale_source.
+        backend, matchers (that found the cameras), registered (share of the inputs), metric_scale, warnings;
+        where at least two are registered: rotation_deg and direction_deg (median and max over pairs of
+        registered cameras), auc_5, auc_10, auc_20 and auc_30_binned (over all pairs, those that are not
+        registered count as infinitely wrong), position (RMS after a rigid fit where both are metric, else a
+        similarity; in the reference's unit) and position_relative (the same over the reference's RMS extent).
+        For posed inputs: position_before, the same error of the poses that went in. With sensor depth:
+        depth_median, depth_within_2pct, depth_pixels, depth_bias (median of d / d* - 1: sensor and poses may
+        not agree on the metre) and depth_within_2pct_unbiased (that taken off): of confident pixels that were
+        measured. Whatever their confidence: observed_share, observed_within_5pct, inferred_share,
+        inferred_median, inferred_within_10pct, all_within_10pct. Where the result is metric and so is the
+        reference: scale_error (relative), and scale_source.
     """
     by_id = {v.keyframe_id: v for v in found.views}
     estimate = [by_id[i].world_from_cam if i in by_id else None for i in range(len(task.truth))]
@@ -145,6 +146,7 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
         "backend": found.backend,
         "registered": len(by_id) / len(task.truth),
         "metric_scale": found.metric_scale,
+        "matchers": list(found.matchers),
         "warnings": list(found.warnings),
     }
     if len(by_id) < 2:
