@@ -40,6 +40,7 @@ ROOMS: dict[str, frozenset[str] | None] = {
     "pointmap.sfm": frozenset({"pointmap.stereo", "pointmap.matching"}),
     "pointmap.alignment": frozenset(),
     "pointmap.network": frozenset(),
+    "pointmap.completion": frozenset({"pointmap.stereo", "pointmap.network", "pointmap.sfm"}),
     "pointmap.training": frozenset({"pointmap.network"}),
     "pointmap.backends": None,
     "diffusion.network": frozenset(),

@@ -129,7 +129,7 @@ def test_stereo_tells_its_evidence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("axis", "expected"), [("unknown", None), ("z", [0, 0, 1]), ("-y", [0, -1, 0]), ("x", [1, 0, 0])]
+    ("axis", "expected"), [("auto", None), ("none", None), ("z", [0, 0, 1]), ("-y", [0, -1, 0]), ("x", [1, 0, 0])]
 )
 def test_the_axis_against_gravity(axis: str, expected: list[float] | None) -> None:
     found = up_direction(axis)
@@ -207,7 +207,7 @@ def test_a_network_of_ones_own_completes_views_of_another_grid(own_weights: Poin
 
 
 def test_the_pipeline_asks_whom_the_configuration_names(own_weights: PointmapConfig) -> None:
-    assert choose_completer(PointmapConfig(completion="off")) is None
+    assert choose_completer(PointmapConfig(completion="none")) is None
     completer = choose_completer(own_weights)
     assert completer is not None and completer.name == "learned"
     with pytest.raises(ConfigError, match="unknown depth completer 'smoth', the nearest known one is 'smooth'"):

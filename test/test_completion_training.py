@@ -43,7 +43,7 @@ from reconx_ros.pointmap.completion.training.augment import (
 )
 from reconx_ros.pointmap.completion.training.batches import group, training_groups
 from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
-from reconx_ros.pointmap.completion.training.evaluate import CompletionScores, scored
+from reconx_ros.pointmap.completion.training.evaluate import CompletionScores, scored, smooth_guess
 from reconx_ros.pointmap.completion.training.examples import (
     ExampleMaker,
     ExampleView,
@@ -257,6 +257,11 @@ def test_examples_without_a_measurement_have_no_score() -> None:
     assert scored(predictor, [blind, [example()]]).summary()["all_within_10pct"] == 1
 
 
+def test_the_guess_without_learning_extends_the_wall() -> None:
+    assert scored(smooth_guess, [[example()]]).summary()["inferred_within_5pct"] == 1
+    assert float(smooth_guess([unmeasured(example().given)], 3.0)[0].depth.mean()) == 3
+
+
 def run_of(data: Path, folder: Path, **settings: Any) -> CompletionTrainingRun:
     short = {"steps": 4, "groups": 2, "workers": 0, "validate_every": 2, "checkpoint_every": 2, "log_every": 1}
     config = updated(CompletionTrainingConfig(), {**short, **settings})
@@ -356,12 +361,15 @@ def test_the_command_makes_data_trains_and_goes_on(tmp_path: Path, capsys: pytes
     (tmp_path / "assets" / "c_x" / "images").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "assets/c_x/images/a.png"), np.full((8, 8, 3), 90, np.uint8))
     (tmp_path / "assets/c_x/images.json").write_text(json.dumps([{"file": "images/a.png", "category": "Plaster"}]))
+    (tmp_path / "assets/c_x/SOURCE.txt").write_text("licence: CC0 1.0\nattribution line to print: Nobody: CC0.\n")
     data, small = tmp_path / "data", ["--set", "data.open_rooms=1", "--set", "data.texel_m=0.1", "--size", "48x32"]
     code = main(["train", "depth", "--make-data", str(data), "--groups", "2", "--workers", "0", "--quiet", *small,
                  "--assets", str(tmp_path / "assets"), "--validation-groups", "1"])  # fmt: skip
     assert code == 0 and len(example_paths(data / "train")) == 2 and len(example_paths(data / "validation")) == 1
     assert len(example_paths(data / "real_validation" / "a_wall")) > 4
-    assert json.loads((data / "data.json").read_text())["rooms"] == "lifelike"
+    described = json.loads((data / "data.json").read_text())
+    assert described["rooms"] == "lifelike"
+    assert described["licences"] == {"c_x": {"licence": "CC0 1.0", "attribution": "Nobody: CC0."}}
     train = ["train", "depth", "--data", str(data), "--out", str(tmp_path / "out"), "--quiet", "--picture-weights",
              "none", "--set", "workers=0", "--set", "groups=1", "--set", "network.layers=1", "--set", "network.size=64",
              "--set", "validation_groups=1"]  # fmt: skip

@@ -16,7 +16,7 @@ from reconx_ros.core import Frame, Job, ReconstructionError
 from reconx_ros.evaluation.sensor_score import score_against_sensor
 from reconx_ros.io.bag_frames import BagFrames
 from reconx_ros.io.ply import write_point_cloud_ply
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, with_map_axes
 from reconx_ros.pipeline.mapper import KeyframeMapper
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
@@ -36,7 +36,7 @@ class _Offline:
         self.newest: Reconstruction | None = None
         self.coverage_before: float | None = None
         self.frame_ms: list[float] = []
-        self._reconstructor = Reconstructor(config)
+        self._reconstructor = Reconstructor(with_map_axes(config))
         self._metric_poses = config.ros.metric_poses
         self._progress = progress
         self._used: set[int] = set()

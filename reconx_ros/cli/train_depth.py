@@ -20,6 +20,7 @@ from reconx_ros.cli.training import (
 )
 from reconx_ros.core import ConfigError, Job, StorageError
 from reconx_ros.core.settings import to_mapping, updated
+from reconx_ros.weights.catalogue import NOT_KNOWN
 
 if TYPE_CHECKING:
     from reconx_ros.pointmap.completion.training.trainer import CompletionTrainingRun
@@ -107,9 +108,22 @@ def _make_data(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     description = {"source": "simulated rooms of reconx_ros", "groups": arguments.groups, **to_mapping(views)}
-    write_json(folder / _DESCRIPTION, {**description, "assets": assets.name if assets else ""})
+    used = {"assets": assets.name if assets else "", "licences": _licences(assets) if assets else {}}
+    write_json(folder / _DESCRIPTION, {**description, **used})
     print(f"{made} examples made now, all in {folder}")
     return EXIT_OK
+
+
+def _licences(assets: Path) -> dict[str, dict[str, str]]:
+    """Licence and attribution of each sub-folder, as its SOURCE.txt gives them."""
+    found = {}
+    for path in sorted(assets.glob("*/SOURCE.txt")):
+        lines = [line.partition(": ") for line in path.read_text(encoding="utf-8").splitlines()]
+        told = {name: text for name, _, text in lines}
+        found[path.parent.name] = {
+            "licence": told.get("licence", NOT_KNOWN), "attribution": told.get("attribution line to print", NOT_KNOWN)
+        }  # fmt: skip
+    return found
 
 
 def _make_real(folder: Path, assets: Path, job: Job) -> int:
@@ -137,9 +151,14 @@ def _train(arguments: argparse.Namespace) -> int:
     writable_folder(run.folder)
     trainer = CompletionTrainer(run, choose_device(arguments.device), resume=arguments.resume)
     card = fit_with_progress(trainer, arguments)
+    if not trainer.is_main:
+        return EXIT_OK
+    baseline = trainer.comparison()
+    card = {**card, "without_learning": baseline}
     if arguments.json:
         write_json(arguments.json, card)
-    rows = _rows(card["validation"])
+    flat = {f"{name} without learning.{key}": v for name, row in baseline.items() for key, v in row.items()}
+    rows = _rows({**card["validation"], **flat})
     if rows:
         print_table("reconx train depth: held-out examples", rows)
     print(f"weights in {run.folder}")

@@ -16,7 +16,7 @@ from reconx_ros.core.settings import updated
 from reconx_ros.io.images import encode_depth_png, encode_jpeg
 from reconx_ros.jobs.data import EncodedView, ErrorCode, JobOutcome, JobRequest
 from reconx_ros.jobs.encoding import DEPTH_UNIT, encode_mask_png
-from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.config import ReconxConfig, with_map_axes
 from reconx_ros.pipeline.presets import preset_values
 
 Draw = Callable[[PinholeCamera, SE3], Any]
@@ -88,7 +88,7 @@ class Reconstructions:
         """
         from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
 
-        config = _configured(config, request)
+        config = with_map_axes(_configured(config, request))
         keyframes = [keyframe.decoded() for keyframe in request.keyframes]
         result = Reconstructor(config, self._models).run(keyframes, metric_poses=request.metric_poses, job=job)
         outcome = JobOutcome(

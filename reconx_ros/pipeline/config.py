@@ -255,6 +255,13 @@ def stages(config: ReconxConfig) -> dict[str, StageSettings]:
     return {name: value for name, value, _ in entries(config) if isinstance(value, StageSettings)}
 
 
+def with_map_axes(config: ReconxConfig) -> ReconxConfig:
+    """The configuration for keyframes of a robot or a bag: their map has z up (REP-105), unless the user says else."""
+    if config.pointmap.up_axis != "auto":
+        return config
+    return updated(config, {"pointmap.up_axis": "z"})
+
+
 def with_stage_seeds(config: ReconxConfig) -> ReconxConfig:
     """The configuration with ``seed`` for every stage that has no seed of its own: the one place that decides it."""
     unset = [name for name, stage in stages(config).items() if stage.seed < 0]

@@ -43,17 +43,17 @@ class PointmapConfig(StageSettings):
     completion: str = setting(
         "auto",
         "Who guesses the depth of pixels that were not measured (`reconx doctor` lists them); they are INFERRED. auto "
-        "takes the network that comes with the package, off leaves such pixels empty.",
+        "takes the network that comes with the package, none leaves such pixels empty.",
     )
     completion_weights: str = setting(
         "reconx-depth-small",
         "Network of `completion: learned`: a name of `reconx weights list`, or a folder of `reconx train depth`.",
     )
     up_axis: str = setting(
-        "unknown",
-        "Axis of the world frame that points against gravity, where known: it helps to guess depth. Maps of robots "
-        "have z up (REP-105).",
-        choices=("unknown", "x", "y", "z", "-x", "-y", "-z"),
+        "auto",
+        "Axis of the world frame that points against gravity: it helps to guess depth. auto takes z for keyframes of a "
+        "robot or a bag, whose maps have z up (REP-105), and leaves it open for others.",
+        choices=("auto", "none", "x", "y", "z", "-x", "-y", "-z"),
     )
     use_depth: bool = setting(True, "Use sensor depth where frames carry it; off ignores it.")
     scale: str = setting(

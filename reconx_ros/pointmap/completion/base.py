@@ -17,7 +17,7 @@ from reconx_ros.weights.cache import ModelCache, sharing
 if TYPE_CHECKING:
     from reconx_ros.pointmap.config import PointmapConfig
 
-AUTO, OFF = "auto", "off"
+AUTO, NONE = "auto", "none"
 _LOG = logging.getLogger(__name__)
 
 
@@ -103,12 +103,12 @@ def completer_name(config: PointmapConfig) -> str | None:
 
     ``auto`` is the learned one where its weights are there, else none.
     """
-    if config.completion == OFF:
+    if config.completion == NONE:
         return None
     if config.completion != AUTO:
         return config.completion
     reason = registry()["learned"].load_class().absence(config)
-    _LOG.info("completion auto: %s", "learned" if reason is None else f"off, because {reason}")
+    _LOG.info("completion auto: %s", "learned" if reason is None else f"none, because {reason}")
     return "learned" if reason is None else None
 
 

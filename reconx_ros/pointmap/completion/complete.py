@@ -18,8 +18,8 @@ _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
 
 def up_direction(axis: str) -> np.ndarray | None:
-    """[3] unit vector against gravity of a setting like "z" or "-y"; None for "unknown"."""
-    if axis == "unknown":
+    """[3] unit vector against gravity of a setting like "z" or "-y"; None for "none", and an "auto" still open."""
+    if axis in ("none", "auto"):
         return None
     vector = np.array(_AXES[axis[-1]])
     return -vector if axis.startswith("-") else vector

@@ -7,6 +7,7 @@ import torch
 from reconx_ros.pointmap.stereo.consistency import ViewAgreement
 
 TRUSTED_ERROR = 0.02  # relative depth error that confidence speaks about
+LIKELY_TRUST = 0.4  # factor on pixels that fewer views confirm than are needed to be sure
 _PRIOR_RIGHT = 0.2  # pseudo-witnesses before any view is asked
 _PRIOR_WRONG = 0.2
 _SILENCE_WEIGHT = 0.35  # a view that tells another surface: mostly occlusion or a failed match of its own

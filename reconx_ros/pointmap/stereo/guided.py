@@ -14,7 +14,7 @@ import torch
 from reconx_ros.core import InsufficientParallaxError, Job, PointMap
 from reconx_ros.geometry.projection import backproject, transform_points
 from reconx_ros.pointmap.config import PointmapConfig
-from reconx_ros.pointmap.stereo.confidence import confidence
+from reconx_ros.pointmap.stereo.confidence import LIKELY_TRUST, confidence
 from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, select_kernels
 from reconx_ros.pointmap.stereo.pairs import select_sources
@@ -22,6 +22,7 @@ from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.pointmap.stereo.sgm import Smoothness
 from reconx_ros.pointmap.stereo.views import MatchView, match_view, normalised
 
+_WINDOW = 9  # px; wider than the full sweep's, since the guess follows slant and edges
 _STEPS = 10  # hypotheses on each side of the guess
 _REACH = 2.0  # Laplace scales of the guess that the search spans on each side
 _MIN_REACH, _MAX_REACH = 0.03, 0.3  # of the logarithm of depth
@@ -84,7 +85,7 @@ def guided_depth(
     for i, view in enumerate(prepared):
         job.step(0.9 * i / len(views), f"second look at view {i + 1} of {len(views)}")
         sources = [prepared[j] for j in neighbours[i][: settings.sources]]
-        found.append(_swept(kernels, view, sources, scaled[i], scales[i].to(device), settings.window | 1))
+        found.append(_swept(kernels, view, sources, scaled[i], scales[i].to(device), _WINDOW))
     tested = [_tested(view, m, f, unit) for view, m, f in zip(views, prepared, found, strict=True)]
     return [_checked(kernels, views[i], tested, neighbours[i], found[i], i, config, unit) for i in range(len(views))]
 
@@ -151,8 +152,8 @@ def _checked(
 ) -> GuidedDepth:
     told = kernels.agreement(tested[index], [tested[j] for j in neighbours], config.consistency)
     needed = told.sees.clamp(1, config.own(MultiviewSettings).min_consistent)
-    trust = confidence(told, found.margin, view.camera.fx)
-    agreed = (told.agrees >= needed) & (told.denies <= told.agrees) & (trust >= _MIN_TRUST)
+    trust = confidence(told, found.margin, view.camera.fx) * torch.where(told.agrees >= needed, 1.0, LIKELY_TRUST)
+    agreed = (told.agrees >= 1) & (told.denies <= told.agrees) & (trust >= _MIN_TRUST)
     fresh = agreed & (found.cost < _MAX_COST) & ~view.valid.to(agreed.device)
     both = fresh | view.valid.to(agreed.device)
     fresh &= kernels.without_speckles(told.depth, both, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)

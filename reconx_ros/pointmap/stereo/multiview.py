@@ -19,7 +19,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.coarse import look
-from reconx_ros.pointmap.stereo.confidence import confidence
+from reconx_ros.pointmap.stereo.confidence import LIKELY_TRUST, confidence
 from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, select_kernels
 from reconx_ros.pointmap.stereo.pairs import select_sources
@@ -30,7 +30,6 @@ from reconx_ros.pointmap.stereo.views import MatchView, known_pose, normalised, 
 _WITNESSES = 8  # most views asked whether they agree
 _MAX_COST = 0.48  # a worse match is no match (0.5 is "unknown")
 _MIN_SPECKLE_PX = 30
-_LIKELY_TRUST = 0.4  # factor on pixels that fewer views confirm than are needed to be sure
 _LOOK_SHARE, _MATCH_SHARE = 0.15, 0.75  # of the progress bar
 
 
@@ -152,7 +151,7 @@ def _check(
         for mask in (sure, likely)
     )
     valid = sure | likely
-    trust = confidence(told, found.margin, view.camera.fx) * torch.where(sure, 1.0, _LIKELY_TRUST) * valid
+    trust = confidence(told, found.margin, view.camera.fx) * torch.where(sure, 1.0, LIKELY_TRUST) * valid
     return PointMap(
         rgb=view.rgb.cpu(),
         depth=(told.depth * plan.unit).cpu(),

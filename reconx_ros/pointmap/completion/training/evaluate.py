@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 
+from reconx_ros.geometry.completion import complete_depth
 from reconx_ros.pointmap.completion.inputs import CompletionView, scene_scale
-from reconx_ros.pointmap.completion.predict import RIGHT_WITHIN, Prediction
+from reconx_ros.pointmap.completion.predict import RIGHT_WITHIN, Prediction, certainty
 from reconx_ros.pointmap.completion.training.examples import ExampleView
 
 Predictor = Callable[[Sequence[CompletionView], float], Sequence[Prediction]]
 _BINS = 10
+_SMOOTH_LOG_SCALE = -1.0  # a smooth guess does not tell pixels apart
 
 
 class CompletionScores:
@@ -66,6 +68,17 @@ class CompletionScores:
                     }
                 )
         return rows
+
+
+def smooth_guess(views: Sequence[CompletionView], unit: float) -> list[Prediction]:
+    """The best guess without learning, as a baseline: smooth surfaces through what is measured, view by view."""
+    found = []
+    for view in views:
+        known = bool(view.measured.any())
+        depth = complete_depth(view.depth, view.confidence, view.rgb) if known else torch.full_like(view.depth, unit)
+        log_scale = torch.full_like(depth, _SMOOTH_LOG_SCALE)
+        found.append(Prediction(depth=depth, certainty=certainty(log_scale), log_scale=log_scale))
+    return found
 
 
 def scored(predictor: Predictor, examples: Iterable[Sequence[ExampleView]]) -> CompletionScores:

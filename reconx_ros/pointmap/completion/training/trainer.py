@@ -24,7 +24,7 @@ from reconx_ros.pointmap.completion.network import CompletionConfig, CompletionN
 from reconx_ros.pointmap.completion.predict import Prediction, predict, with_others
 from reconx_ros.pointmap.completion.training.batches import CompletionGroup, training_groups
 from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
-from reconx_ros.pointmap.completion.training.evaluate import scored
+from reconx_ros.pointmap.completion.training.evaluate import scored, smooth_guess
 from reconx_ros.pointmap.completion.training.examples import ExampleView, example_paths, load_example
 from reconx_ros.pointmap.completion.training.losses import completion_loss
 from reconx_ros.pointmap.completion.weights import save_completion
@@ -204,6 +204,14 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             for key, value in scored(predictor, examples).summary().items()
         }
         return self._scores
+
+    def comparison(self) -> dict[str, dict[str, float]]:
+        """Scores on each folder of held-out examples of the best guess without learning, to hold the network's against.
+
+        Returns:
+            Name of the folder to scores.
+        """
+        return {name: scored(smooth_guess, rows).summary() for name, rows in self._validation_examples().items()}
 
     def _validation_examples(self) -> dict[str, list[list[ExampleView]]]:
         """The held-out groups, read once."""
