@@ -26,7 +26,7 @@ def depth_picture(depth_m: np.ndarray) -> np.ndarray:
 
 def photograph(path: Path) -> np.ndarray:
     """The middle of a photograph, at the size of one picture; BGR."""
-    image = cv2.imread(str(path))
+    image = np.asarray(cv2.imread(str(path)))
     height, width = image.shape[:2]
     side = min(width / SIZE[0], height / SIZE[1])
     w, h = round(side * SIZE[0]), round(side * SIZE[1])

@@ -23,7 +23,7 @@ from reconx_ros.core import (
 )
 from reconx_ros.pipeline.selection import choose_completer
 from reconx_ros.pointmap.completion.base import Guess, completer_name, registry
-from reconx_ros.pointmap.completion.complete import completed, up_direction
+from reconx_ros.pointmap.completion.complete import completed, up_direction, without_guesses
 from reconx_ros.pointmap.completion.learned import LearnedCompleter, enlarged
 from reconx_ros.pointmap.completion.metric_network import fitted
 from reconx_ros.pointmap.completion.predict import Prediction, certainty
@@ -74,7 +74,11 @@ def test_measured_stays_measured_and_guesses_say_what_they_are() -> None:
     assert bool((found.provenance[known] == int(Provenance.OBSERVED)).all())
     assert bool((found.provenance[~known] == int(Provenance.INFERRED)).all())
     assert bool((found.depth[~known] == 2.5).all()) and torch.allclose(found.confidence[~known], torch.tensor(0.3))
-    assert bool(found.valid.all())
+    assert bool(found.valid.all()) and found.guessed is not None and torch.equal(found.guessed, ~known)
+    (back,) = without_guesses(aligned(found)).views
+    for name in ("valid", "confidence", "provenance"):
+        assert torch.equal(getattr(back, name), getattr(view, name))
+    assert without_guesses(aligned(view)).views[0] is view
 
 
 def test_a_guess_that_is_no_number_leaves_the_pixel_empty() -> None:

@@ -53,6 +53,7 @@ class PointMap:
         world_from_cam: camera pose.
         keyframe_id: which keyframe this view is.
         evidence: what matching said; None where the backend does not tell.
+        guessed: [H, W] bool, INFERRED pixels whose depth was completed after stage 1; None where none was.
     """
 
     rgb: torch.Tensor  # [H, W, 3]
@@ -64,6 +65,7 @@ class PointMap:
     world_from_cam: SE3
     keyframe_id: int
     evidence: MatchingEvidence | None = None
+    guessed: torch.Tensor | None = None  # [H, W]
 
     def __post_init__(self) -> None:
         import torch
@@ -76,6 +78,8 @@ class PointMap:
         if self.valid.dtype != torch.bool:
             raise InvalidInputError(f"pointmap valid mask has type {self.valid.dtype}, expected torch.bool")
         check_shape("pointmap provenance", self.provenance, h, w)
+        if self.guessed is not None:
+            check_shape("pointmap guessed", self.guessed, h, w)
         for name, values in vars(self.evidence).items() if self.evidence else ():
             check_shape(f"pointmap evidence {name}", values, h, w)
         _check_kinds("pointmap", self.provenance)

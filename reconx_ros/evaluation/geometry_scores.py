@@ -64,7 +64,9 @@ def depth_scores(task: HeldOutTask, views: AlignedViews, map_from_truth: Sim3) -
 
 
 def cloud_scores(task: HeldOutTask, views: AlignedViews, map_from_truth: Sim3, min_confidence: float) -> dict[str, Any]:
-    """Accuracy, completeness and F-scores of the exported cloud; empty without metres or sensor depth.
+    """Accuracy, completeness and F-scores of the measured points of the cloud, and of all ("all_kinds").
+
+    Empty without metres or sensor depth.
 
     The truth is the sensor depth of the inputs at their true poses: what the cameras could have mapped. Where the poses
     were found, the cloud is aligned by the similarity of the poses.
@@ -78,8 +80,10 @@ def cloud_scores(task: HeldOutTask, views: AlignedViews, map_from_truth: Sim3, m
         return {}
     cloud = pointmap_cloud(views, min_confidence)
     points = map_from_truth.inverse().apply(cloud.points.astype(np.float64))
+    measured, truth = cloud.provenance == int(Provenance.OBSERVED), truth_cloud(seen)
     return {
-        **cloud_errors(points, truth_cloud(seen)),
+        **cloud_errors(points[measured], truth),
+        "all_kinds": cloud_errors(points, truth),
         "min_confidence": min_confidence,
         "truth": f"depth sensor of {len(seen)} inputs at given poses",
         "alignment": "none" if task.poses == "given" else "Sim(3) of the input poses",

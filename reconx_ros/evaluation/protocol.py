@@ -52,6 +52,7 @@ from reconx_ros.pipeline.reconstructor import Reconstructor, SceneRenderer
 from reconx_ros.pipeline.report import versions
 from reconx_ros.pipeline.selection import choose_device
 from reconx_ros.pipeline.stages import StageRecorder
+from reconx_ros.pointmap.completion.complete import without_guesses
 from reconx_ros.splatting.fit import FitResult
 from reconx_ros.splatting.lpips import Lpips
 from reconx_ros.splatting.render import MIN_ALPHA_KNOWN, RenderedView
@@ -120,7 +121,7 @@ def evaluate_setting(
     methods: list[MethodResult] = []
     for row in rows:
         methods += session.row(row, mapped, stages)
-    warped = WarpedNearest(task, mapped.views, fill_holes=config.output.fill_holes)
+    warped = WarpedNearest(task, without_guesses(mapped.views), fill_holes=config.output.fill_holes)
     paint: Paint = lambda i, f: (warped.picture(f.camera, posed(f), mapped.pose(f)), None)  # noqa: E731
     methods += [nearest, session.scored(WARPED, "depth-warped nearest input", "baseline", _placed(task), paint)]
     return replace(

@@ -21,6 +21,7 @@ from reconx_ros.geometry.projection import backproject, project, transform_point
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.reconstructor import Reconstructor
+from reconx_ros.pointmap.completion.base import NONE as NO_COMPLETION
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ def _reference_masks(task: HeldOutTask, config: ReconxConfig, job: Job | None) -
 def _stereo_depths(frames: Sequence[Frame], config: ReconxConfig, job: Job | None) -> list[TrueDepthView]:
     """Depth of every frame from all of them, on the frames' own grids; 0 where it is unsure."""
     keyframes = [Keyframe(id=i, frame=replace(f, depth_m=None), sharpness=0.0) for i, f in enumerate(frames)]
-    found = Reconstructor(config).align(keyframes, metric_poses=False, job=job)
+    measured = updated(config, {"pointmap": {"completion": NO_COMPLETION}})
+    found = Reconstructor(measured).align(keyframes, metric_poses=False, job=job)
     by_id = {v.keyframe_id: v for v in found.views}
     return [_stereo_view(by_id[i], frame) for i, frame in enumerate(frames)]
 

@@ -9,7 +9,7 @@ import torch
 from reconx_ros.core.memory import limit_bytes
 from reconx_ros.diffusion.config import DiffusionConfig
 from reconx_ros.pipeline.config import ReconxConfig
-from reconx_ros.pipeline.selection import choose_device, choose_generator, choose_pointmap
+from reconx_ros.pipeline.selection import choose_completer, choose_device, choose_generator, choose_pointmap
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.splatting.lpips import perceptual_from_config
 from reconx_ros.splatting.select import select_rasterizer
@@ -58,6 +58,9 @@ def prepare(config: ReconxConfig, models: ModelCache | None = None) -> str:
             backend.load(config.pointmap, device)
     if config.pointmap.metric_network:
         _load_metric_network(config.pointmap, models, device)
+    completer = choose_completer(config.pointmap, models)
+    if isinstance(completer, LoadsNetwork):
+        completer.load(config.pointmap, device)
     generator = choose_generator(config, models)
     if isinstance(generator, LoadsModel):
         generator.load(config.diffusion, device)

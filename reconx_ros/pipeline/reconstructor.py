@@ -34,7 +34,7 @@ from reconx_ros.pipeline.selection import choose_completer, choose_device, choos
 from reconx_ros.pipeline.stages import StageRecorder
 from reconx_ros.pipeline.working_frame import centred, working
 from reconx_ros.pointmap.base import PointmapBackend
-from reconx_ros.pointmap.completion.complete import completed
+from reconx_ros.pointmap.completion.complete import completed, without_guesses
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.inputs import usable_keyframes
 from reconx_ros.pointmap.memory import MemoryPlan, plan_memory
@@ -134,14 +134,15 @@ class Reconstructor:
             require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
             views = self._completed(views, memory.config, job.for_stage("pointmap"))
         frame = working(views)
-        local = frame.views(views)
+        mapped = frame.views(views)
+        local = without_guesses(mapped)
         with stages.measure("diffusion", generator.name):
             sequence = self._generate(generator, local, job.for_stage("diffusion"))
         with stages.measure("splatting", rasterizer.name, loaded_seconds=perceptual_seconds):
             fitted = self._fit(local, sequence, rasterizer, perceptual, job.for_stage("splatting"))
         with stages.measure("render", rasterizer.name):
             trajectory, novel_views = self._render(local, fitted.scene, rasterizer, job.for_stage("render"))
-        cloud, fitted = frame.back.cloud(self._cloud(local, sequence)), frame.back.fitted(fitted)
+        cloud, fitted = frame.back.cloud(self._cloud(mapped, sequence)), frame.back.fitted(fitted)
         report = build_report(
             config, device=device, keyframes=keyframes, views=views, sequence=sequence, fitted=fitted, cloud=cloud,
             novel_views=len(novel_views), stages=stages.records, memory=memory,
@@ -173,6 +174,7 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, CancelledError: as ``run``.
         """
+        views = without_guesses(views)
         frame, generator = working(views), choose_generator(self._config, self._models)
         made = self._generate(generator, frame.views(views), job or Job(stage="diffusion"))
         return frame.back.sequence(made)
@@ -183,6 +185,7 @@ class Reconstructor:
         Raises:
             InvalidInputError, BackendUnavailableError, ReconstructionError, CancelledError: as ``run``.
         """
+        views = without_guesses(views)
         rasterizer, frame = select_rasterizer(self._config.splatting, self._device), working(views)
         local, job = frame.views(views), job or Job(stage="splatting")
         return frame.back.fitted(self._fit(local, frame.sequence(sequence), rasterizer, self._perceptual(), job))

@@ -81,4 +81,26 @@ def _merged(view: PointMap, guess: Guess, look: GuidedDepth | None) -> PointMap:
         confidence=torch.where(inferred, guess.certainty.clamp(0, 1), confidence),
         valid=known | usable,
         provenance=torch.where(inferred, int(Provenance.INFERRED), provenance).to(torch.uint8),
+        guessed=inferred,
+    )
+
+
+def without_guesses(views: AlignedViews) -> AlignedViews:
+    """The views as stage 1 and its second look know them: pixels whose depth was guessed are empty.
+
+    Pictures are made from these: a guess that is off by a few per cent is good for a map, and tears a picture.
+    """
+    return replace(views, views=tuple(_without_guesses(view) for view in views.views))
+
+
+def _without_guesses(view: PointMap) -> PointMap:
+    if view.guessed is None:
+        return view
+    kept = ~view.guessed
+    return replace(
+        view,
+        confidence=view.confidence * kept,
+        valid=view.valid & kept,
+        provenance=torch.where(kept, view.provenance, int(Provenance.NONE)).to(torch.uint8),
+        guessed=None,
     )
