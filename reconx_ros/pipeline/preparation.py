@@ -58,7 +58,7 @@ def prepare(config: ReconxConfig, models: ModelCache | None = None) -> str:
             backend.load(config.pointmap, device)
     if config.pointmap.metric_network:
         _load_metric_network(config.pointmap, models, device)
-    completer = choose_completer(config.pointmap, models)
+    completer: object = choose_completer(config.pointmap, models)
     if isinstance(completer, LoadsNetwork):
         completer.load(config.pointmap, device)
     generator = choose_generator(config, models)
