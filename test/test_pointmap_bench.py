@@ -23,6 +23,7 @@ def test_rows() -> None:
         ("sgm, 4 paths", "48x32", None, 9, None),
         ("cross-view check", "48x32", 4, None, None),
         ("whole view, of 3", "64x48", 2, 96, 5),
+        ("completed view, of 3; beside it the smooth guess", "64x48", None, None, None),
     ]
     for row in rows:
         assert row["ratio"] == pytest.approx(row["torch_ms"] / row["native_ms"])

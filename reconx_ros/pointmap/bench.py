@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as nnf
 
 from reconx_ros.core import SE3, Frame, Job, Keyframe, PinholeCamera
+from reconx_ros.geometry.completion import complete_depth
 from reconx_ros.native.timing import compared
+from reconx_ros.pointmap.completion.inputs import completion_view, scene_scale
+from reconx_ros.pointmap.completion.network import CompletionConfig, CompletionNetwork
+from reconx_ros.pointmap.completion.predict import predict
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.consistency import DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, TorchKernels
@@ -43,7 +47,7 @@ def run_bench(
     Args:
         sweep_cases: width, height, sources, planes, window.
         sgm_cases: width, height, planes: smoothing and the choice of a plane; then the cross-view check at that size.
-        view_cases: width, height, views of a whole reconstruction.
+        view_cases: width, height, views of a whole reconstruction, and of the completion of its depth.
         repeats: timed runs of ours; the median counts.
         baseline_repeats: timed runs of the baseline, after one that is not timed.
 
@@ -60,7 +64,8 @@ def run_bench(
     rows += [_sgm_row(native, case, repeats, baseline_repeats) for case in sgm_cases]
     sizes = dict.fromkeys((width, height) for width, height, _ in sgm_cases)
     rows += [_agreement_row(native, size, repeats, baseline_repeats) for size in sizes]
-    return rows + [_view_row(case, repeats) for case in view_cases]
+    rows += [_view_row(case, repeats) for case in view_cases]
+    return rows + [_completion_row(case, repeats) for case in view_cases]
 
 
 def wall_keyframes(width: int, height: int, count: int, *, seed: int = 0) -> list[Keyframe]:
@@ -150,6 +155,26 @@ def _view_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
     own = MultiviewSettings()
     row = _row(f"whole view, of {count}", width, height, min(own.sources, count - 1), own.planes, own.window)
     times = compared(reconstruct("native"), reconstruct("torch"), min(repeats, 3), 1)
+    return row | {name: value if name == "ratio" else value / count for name, value in times.items()}
+
+
+def _completion_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
+    """The completion network, both passes, beside the guess without learning; its speed hangs on no weights."""
+    width, height, count = case
+    views = multiview_depth(
+        wall_keyframes(width, height, count), PointmapConfig(max_size=max(width, height)), device=_CPU, job=Job(),
+        backend="bench",
+    ).views  # fmt: skip
+    network = CompletionNetwork(CompletionConfig()).eval()
+    given = [completion_view(view, network.config.size) for view in views]
+    unit = scene_scale(given) or 1.0
+    row = _row(f"completed view, of {count}; beside it the smooth guess", width, height, None, None, None)
+    times = compared(
+        lambda: predict(network, given, unit),
+        lambda: [complete_depth(view.depth, view.confidence, view.rgb) for view in views],
+        min(repeats, 3),
+        1,
+    )
     return row | {name: value if name == "ratio" else value / count for name, value in times.items()}
 
 

@@ -94,7 +94,7 @@ def stage_1(frames: Sequence[Frame], size: int) -> list[PointMap]:
     try:
         if len(keyframes) > 1:
             found = multiview_depth(
-                keyframes, config, device=torch.device("cpu"), job=Job(stage="pointmap"), backend="multiview"
+                keyframes, config, device=torch.device("cpu"), job=Job(stage="pointmap"), backend="training"
             )
             return list(found.views)
     except (InsufficientParallaxError, ReconstructionError):

@@ -81,7 +81,7 @@ def _posed(frames: Sequence[Frame]) -> list[Frame]:
         for k in keyframes
         if k.id in found.world_from_cam
     ]
-    views = multiview_depth(joined, config, device=cpu, job=job, backend="multiview")
+    views = multiview_depth(joined, config, device=cpu, job=job, backend="training")
     views = replace(views, metric_scale=False, scale_source=None)
     scaled = scale_to_metric(views, keyframes, config)
     if not scaled.metric_scale:
