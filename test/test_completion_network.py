@@ -25,7 +25,7 @@ from reconx_ros.pointmap.completion.network import CompletionConfig, CompletionN
 from reconx_ros.pointmap.completion.others import DepthGuess, seen_from
 from reconx_ros.pointmap.completion.picture_encoder import LEVEL_CHANNELS, PictureEncoder, read_published
 from reconx_ros.pointmap.completion.predict import certainty, predict, stacked
-from reconx_ros.pointmap.completion.weights import load_completion, save_completion
+from reconx_ros.pointmap.completion.weights import LoadedCompletion, load_completion, save_completion
 
 UP = np.array([0.0, -1.0, 0.0])
 
@@ -177,14 +177,14 @@ def test_stacked_inputs_have_one_row_per_view() -> None:
 
 def test_weights_and_card_come_back(tmp_path: Path) -> None:
     network, path = tiny_network(), tmp_path / "net.safetensors"
-    save_completion(path, TINY, network.state_dict(), {"calibration": [0.5, 2.0]})
+    save_completion(path, TINY, network.state_dict(), {"calibration": [[0.1, 0.2], [0.5, 0.4]]})
     loaded = load_completion(path)
     view = [completion_view(wall_view(0.0, left_half()), 64)]
     before, after = predict(network, view, WALL_M)[0], predict(loaded.network, view, WALL_M)[0]
     assert torch.allclose(before.depth, after.depth, rtol=0.02)  # half precision
-    calibrated = loaded.calibrated(before)
-    assert torch.allclose(calibrated.log_scale, 0.5 * before.log_scale + np.log(2.0))
-    assert torch.allclose(calibrated.certainty, certainty(calibrated.log_scale))
+    told = replace(before, certainty=torch.tensor([[0.0, 0.1, 0.3, 0.9]]))
+    assert torch.allclose(loaded.calibrated(told).certainty, torch.tensor([[0.2, 0.2, 0.3, 0.4]]))
+    assert LoadedCompletion(network=network, card={}).calibrated(told) is told
 
 
 def test_weights_that_are_not_right_are_named(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from reconx_ros.pointmap.completion.training.augment import (
 )
 from reconx_ros.pointmap.completion.training.batches import group, training_groups
 from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
-from reconx_ros.pointmap.completion.training.evaluate import CompletionScores, scored, smooth_guess
+from reconx_ros.pointmap.completion.training.evaluate import CompletionScores, calibration, scored, smooth_guess
 from reconx_ros.pointmap.completion.training.examples import (
     ExampleMaker,
     ExampleView,
@@ -245,7 +245,21 @@ def test_scores_tell_measured_from_inferred_and_claims_from_truth() -> None:
     assert found["calibration_gap"] > 0.9  # it claimed to be right
     (row,) = scores.deciles()
     assert row["right"] == 0 and row["pixels"] == 48 * 32
-    assert CompletionScores().summary() == {}
+    assert CompletionScores().summary() == {} and CompletionScores().measured_median() == np.inf
+    assert scores.measured_median() == 0
+
+
+def test_calibration_is_what_claims_turned_out_to_be_in_sound_scenes() -> None:
+    right, wrong = CompletionScores(), CompletionScores()
+    for scale in (-5.0, -2.5):
+        right.add(example(), said(WALL_M, scale))
+        wrong.add(example(), said(1.15 * WALL_M, scale))
+    low, high = calibration([right, wrong])
+    assert low[0] == pytest.approx(float(certainty(torch.tensor(-2.5)))) and high[0] > 0.99
+    assert low[1] == high[1] == 0.5  # half of the scenes are right
+    misled = CompletionScores()
+    misled.add(replace(example(), truth=torch.full((48, 64), 2 * WALL_M)), said(WALL_M, -5.0))
+    assert calibration([right, misled]) == calibration([right]) and calibration([misled]) == []
 
 
 def test_examples_without_a_measurement_have_no_score() -> None:

@@ -14,7 +14,7 @@ from reconx_ros.core.memory import limit_bytes
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.pointmap.completion.base import Guess
 from reconx_ros.pointmap.completion.inputs import completion_view, scene_scale
-from reconx_ros.pointmap.completion.predict import Prediction, certainty, predict
+from reconx_ros.pointmap.completion.predict import Prediction, predict
 from reconx_ros.pointmap.completion.weights import SHIPPED_NAME, LoadedCompletion, load_completion
 from reconx_ros.weights.cache import ModelCache, module_bytes
 from reconx_ros.weights.catalogue import catalogue
@@ -94,5 +94,5 @@ def enlarged(found: Prediction, camera: PinholeCamera) -> Guess:
     smooth = nnf.interpolate(log[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     nearest = resize_nearest(log, camera.width, camera.height)
     depth = torch.exp(torch.where((smooth - nearest).abs() < _ONE_SURFACE, smooth, nearest))
-    log_scale = resize_nearest(found.log_scale, camera.width, camera.height)
-    return Guess(depth=depth, certainty=certainty(log_scale), scale=torch.exp(log_scale))
+    sure, log_scale = (resize_nearest(v, camera.width, camera.height) for v in (found.certainty, found.log_scale))
+    return Guess(depth=depth, certainty=sure, scale=torch.exp(log_scale))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
 from reconx_ros.core import InvalidInputError, WeightsError
 from reconx_ros.core.files import write_bytes, write_text
 from reconx_ros.pointmap.completion.network import CompletionConfig, CompletionNetwork
-from reconx_ros.pointmap.completion.predict import Prediction, certainty
+from reconx_ros.pointmap.completion.predict import Prediction
 from reconx_ros.weights.tensors import read_tensors
 
 SHIPPED_NAME = "reconx-depth-small"  # in the catalogue
@@ -34,10 +34,13 @@ class LoadedCompletion:
     card: Mapping[str, Any]
 
     def calibrated(self, found: Prediction) -> Prediction:
-        """A prediction whose scale is what errors on real depth showed it to be (``calibration`` of the card)."""
-        power, factor = self.card.get("calibration") or (1.0, 1.0)
-        log_scale = power * found.log_scale + math.log(factor)
-        return replace(found, log_scale=log_scale, certainty=certainty(log_scale))
+        """A prediction whose certainty is what held-out errors showed it to be (``calibration`` of the card)."""
+        knots = self.card.get("calibration")
+        if not knots:
+            return found
+        claimed, right = np.array(knots).T
+        sure = np.interp(found.certainty.numpy(), claimed, right).astype(np.float32)
+        return replace(found, certainty=torch.from_numpy(sure))
 
 
 def save_completion(path: Path, config: CompletionConfig, state: Mapping[str, torch.Tensor], card: Any) -> None:

@@ -36,6 +36,11 @@ class CompletionScores:
         self._claims.append(found.certainty.numpy()[inferred])
         self._measured.append(error[(known & measured).numpy()])
 
+    def measured_median(self) -> float:
+        """Median relative error of the depth that was given as measured; infinite where none was."""
+        errors = np.abs(np.concatenate([*self._measured, np.zeros(0)]))
+        return float(np.median(errors)) if len(errors) else np.inf
+
     def summary(self) -> dict[str, float]:
         """Medians, shares within 5, 10 and 20 %, and the largest gap between a decile's claim and its truth."""
         inferred = np.abs(np.concatenate(self._inferred or [np.zeros(0)]))
@@ -60,14 +65,26 @@ class CompletionScores:
         for k in range(_BINS):
             here = bins == k
             if here.sum() >= max(1, 0.01 * len(claims)):
-                rows.append(
-                    {
-                        "claimed": float(claims[here].mean()),
-                        "right": float(right[here].mean()),
-                        "pixels": int(here.sum()),
-                    }
-                )
+                told = {"claimed": float(claims[here].mean()), "right": float(right[here].mean())}
+                rows.append({**told, "pixels": int(here.sum()), "decile": k})
         return rows
+
+
+def calibration(scores: Iterable[CompletionScores]) -> list[list[float]]:
+    """What claimed chances turned out to be: rising knots [claimed, right], for ``LoadedCompletion.calibrated``.
+
+    Each of the given scores counts alike, however many pixels it has, so that no kind of scene outweighs the others.
+    Scenes whose measured depth is wrong itself (wrong poses, no parallax) say nothing of the network and are left out.
+    """
+    sound = [one for one in scores if one.measured_median() <= RIGHT_WITHIN]
+    tables = [{row["decile"]: row for row in one.deciles()} for one in sound]
+    knots: list[list[float]] = []
+    for k in range(_BINS):
+        rows = [table[k] for table in tables if k in table]
+        if rows:
+            claimed, right = (float(np.mean([row[name] for row in rows])) for name in ("claimed", "right"))
+            knots.append([claimed, max(right, knots[-1][1]) if knots else right])
+    return knots
 
 
 def smooth_guess(views: Sequence[CompletionView], unit: float) -> list[Prediction]:

@@ -24,7 +24,7 @@ from reconx_ros.pointmap.completion.network import CompletionConfig, CompletionN
 from reconx_ros.pointmap.completion.predict import Prediction, predict, with_others
 from reconx_ros.pointmap.completion.training.batches import CompletionGroup, training_groups
 from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
-from reconx_ros.pointmap.completion.training.evaluate import scored, smooth_guess
+from reconx_ros.pointmap.completion.training.evaluate import calibration, scored, smooth_guess
 from reconx_ros.pointmap.completion.training.examples import ExampleView, example_paths, load_example
 from reconx_ros.pointmap.completion.training.losses import completion_loss
 from reconx_ros.pointmap.completion.weights import save_completion
@@ -103,6 +103,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         self.average = AveragedWeights(self.network, config.average)
         self._validation: dict[str, list[list[ExampleView]]] = {}
         self._scores: dict[str, float] = {}
+        self._calibration: list[list[float]] = []
         if resume:
             self._restore(load_state(run.folder, run.settings()))
 
@@ -198,11 +199,9 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         def predictor(views: Sequence[CompletionView], unit: float) -> list[Prediction]:
             return predict(network, views, unit, hidden=self._hidden)
 
-        self._scores = {
-            f"{name}.{key}": value
-            for name, examples in self._validation_examples().items()
-            for key, value in scored(predictor, examples).summary().items()
-        }
+        found = {name: scored(predictor, examples) for name, examples in self._validation_examples().items()}
+        self._calibration = calibration(found.values())
+        self._scores = {f"{name}.{key}": v for name, scores in found.items() for key, v in scores.summary().items()}
         return self._scores
 
     def comparison(self) -> dict[str, dict[str, float]]:
@@ -236,6 +235,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             "network": self.network.state_dict(),
             "average": self.average.state,
             "scores": self._scores,
+            "calibration": self._calibration,
             "optimiser": self.optimiser.state_dict(),
         }
         save_state(self.run.folder, state)
@@ -256,6 +256,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             "device": self.device.type,
             "versions": {"reconx_ros": __version__, "torch": torch.__version__},
             "validation": {"step": self.step, **self._scores},
+            "calibration": self._calibration,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -263,7 +264,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         self.network.load_state_dict(state["network"])
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
-        self._scores = dict(state["scores"])
+        self._scores, self._calibration = dict(state["scores"]), list(state["calibration"])
 
 
 def hidden_channels(names: str) -> list[int]:
