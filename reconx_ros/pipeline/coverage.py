@@ -19,11 +19,9 @@ class ViewCoverage:
 
     Attributes:
         cells: [grid_height, grid_width] bool, True where the map explains the cell.
-        median_depth: median z-depth of the map points seen; None when there are none.
     """
 
     cells: np.ndarray  # [gh, gw]
-    median_depth: float | None
 
     @property
     def fraction(self) -> float:
@@ -68,15 +66,13 @@ class CoverageModel:
         index, z, chosen = self._project(camera, world_from_cam)
         shape = (config.grid_height, config.grid_width)
         if not len(z):
-            return ViewCoverage(cells=cells.reshape(shape), median_depth=None)
+            return ViewCoverage(cells=cells.reshape(shape))
         nearest = np.full(cells.size, np.inf)
         np.minimum.at(nearest, index, z)
         visible = z <= _OCCLUSION_SLACK * nearest[index]
         similar = self._seen_similarly(chosen, world_from_cam.translation)
         counts = np.bincount(index[visible & similar], minlength=cells.size)
-        return ViewCoverage(
-            cells=(counts >= config.min_points).reshape(shape), median_depth=float(np.median(z[visible]))
-        )
+        return ViewCoverage(cells=(counts >= config.min_points).reshape(shape))
 
     def _project(self, camera: PinholeCamera, pose: SE3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         points = pose.inverse().apply(self._points)
