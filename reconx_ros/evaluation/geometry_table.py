@@ -127,7 +127,7 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
     """Compare a result of stage 1 with the reference.
 
     Returns:
-        backend, registered (share of the inputs), metric_scale, warnings; where at least two are registered:
+        backend, registered (share of the inputs), metric_scale, matchers, warnings; where at least two are registered:
         rotation_deg and direction_deg (median and max over pairs of registered cameras), auc_5, auc_10, auc_20 and
         auc_30_binned (over all pairs, those that are not registered count as infinitely wrong), position (RMS after a
         rigid fit where both are metric, else a similarity; in the reference's unit) and position_relative (the same
@@ -142,6 +142,7 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
         "backend": found.backend,
         "registered": len(by_id) / len(task.truth),
         "metric_scale": found.metric_scale,
+        "matchers": list(found.matchers),
         "warnings": list(found.warnings),
     }
     if len(by_id) < 2:

@@ -42,6 +42,7 @@ def build_report(
         "keyframes": len(keyframes),
         "keyframe_ids": [k.id for k in keyframes],
         "keyframe_ids_joined": [v.keyframe_id for v in views.views],
+        "matchers": list(views.matchers),
         "pose_corrections": [asdict(c) for c in views.pose_corrections],
         "points": len(cloud),
         **{f"points_{kind.word}": int((cloud.provenance == int(kind)).sum()) for kind in BY_TRUST},

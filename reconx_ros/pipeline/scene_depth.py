@@ -31,7 +31,7 @@ class Landmarks:
     camera: PinholeCamera
     world_from_cam: SE3
     pixels: np.ndarray  # [N, 2]
-    descriptors: np.ndarray  # [N, 32] uint8
+    descriptors: np.ndarray  # [N, 32] uint8; None where there are no features
 
 
 class SceneDepth:
@@ -81,8 +81,6 @@ def _landmarks(frame: Frame, world_from_cam: SE3) -> Landmarks:
     if camera != frame.camera:
         grey = cv2.resize(grey, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     points, descriptors = cv2.ORB.create(_FEATURES, fastThreshold=_CONTRAST).detectAndCompute(grey, None)
-    if descriptors is None:
-        descriptors = np.zeros((0, 32), np.uint8)
     pixels = np.array([p.pt for p in points]).reshape(-1, 2)
     return Landmarks(camera=camera, world_from_cam=world_from_cam, pixels=pixels, descriptors=descriptors)
 

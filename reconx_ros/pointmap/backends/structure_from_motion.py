@@ -52,7 +52,7 @@ class StructureFromMotionBackend:
         free = replace(config, min_depth=0.0, max_depth=0.0)  # limits are in a unit that is not known yet
         views = multiview_depth(posed, free, device=device, job=job.part(_CAMERA_SHARE, 1.0), backend=self.name)
         warnings = (*_warnings(found, keyframes), *views.warnings)
-        return replace(views, metric_scale=False, scale_source=None, warnings=warnings)
+        return replace(views, metric_scale=False, scale_source=None, warnings=warnings, matchers=found.matchers)
 
     def estimate_bytes(
         self, keyframes: Sequence[Keyframe], config: PointmapConfig, *, device: torch.device

@@ -39,6 +39,7 @@ class RecoveredCameras:
         held_out_share: share of the distinctive matches held out of all estimation that agree with the cameras.
         reprojection_px: median reprojection error, pixels.
         points: number of points they were found from.
+        matchers: names of the matchers whose matches joined them.
     """
 
     world_from_cam: dict[int, SE3]
@@ -47,6 +48,7 @@ class RecoveredCameras:
     held_out_share: float
     reprojection_px: float
     points: int
+    matchers: tuple[str, ...] = ()
 
 
 def recover_cameras(
@@ -78,20 +80,23 @@ def recover_cameras(
     matchers = choose_matchers(matcher)
     frames = sorted(keyframes, key=lambda keyframe: keyframe.id)
     seen, attempt = nothing_seen(frames), None
+    asked: tuple[str, ...] = ()
     chosen = list(combinations(range(len(frames)), 2))
     for k, one in enumerate(matchers):
         part = job.part(*_look_span(k, len(matchers)))
         known = seen.pairs
         seen = look(one, frames, chosen, seen, part, seed=seed, device=device or torch.device("cpu"))
-        if attempt is None or any(known.get(pair) is not found for pair, found in seen.pairs.items()):
-            attempt = _better(attempt, _mapped(frames, seen, part, seed))
+        news = any(known.get(pair) is not found for pair, found in seen.pairs.items())
+        asked += (one.name,) if news else ()
+        if attempt is None or news:
+            attempt = _better(attempt, replace(_mapped(frames, seen, part, seed), matchers=asked))
         chosen = pairs_apart(len(frames), attempt.joined, seen)
         if not chosen:
             break
     assert attempt is not None  # there is always a matcher
     if attempt.model is None:
         raise attempt.refusal or ReconstructionError("no model of the cameras was found")
-    return _in_first_camera(attempt.mapper, attempt.model, frames)
+    return replace(_in_first_camera(attempt.mapper, attempt.model, frames), matchers=attempt.matchers)
 
 
 def _look_span(number: int, count: int) -> tuple[float, float]:
@@ -109,6 +114,7 @@ class _Attempt:
     mapper: IncrementalMapper
     model: SparseModel | None = None
     refusal: ReconstructionError | InsufficientParallaxError | None = None
+    matchers: tuple[str, ...] = ()
 
     @property
     def joined(self) -> Collection[int]:
