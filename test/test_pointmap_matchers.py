@@ -211,7 +211,7 @@ def test_the_setting_reaches_structure_from_motion(scene: Scene) -> None:
     said: list[str] = []
     job = Job(on_progress=lambda _, __, text: said.append(text))
     views = StructureFromMotionBackend().reconstruct(unposed(scene.keyframes), config, device=CPU, job=job)
-    assert len(views.views) == 3
+    assert len(views.views) == 3 and views.matchers == ("oracle",)
     assert any("(oracle)" in text for text in said) and not any("sift" in text for text in said)
 
 
@@ -246,7 +246,7 @@ def test_the_setting_reaches_the_refinement_of_poses(scene: Scene) -> None:
     assert "too few matches" in refine_poses(nudged, PointmapConfig(), Job(), device=CPU).warnings[0]
     refined = refine_poses(nudged, PointmapConfig(matcher="oracle"), Job(), device=CPU)
     assert refined.before_px is not None and refined.after_px is not None
-    assert refined.after_px < 0.1 * refined.before_px
+    assert refined.after_px < 0.1 * refined.before_px and refined.matcher == "oracle"
 
 
 @pytest.mark.usefixtures("installed")

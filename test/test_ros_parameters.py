@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ pytest.importorskip("reconx_ros.action")
 
 import rclpy
 import third_party
+from pointmap_scenes import render, room
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
 from rclpy.action import ActionClient
 from rclpy.context import Context
 from reconx_ros.action import Reconstruct
 from ros_graph import Graph, graph
+from test_structure_from_motion import CAMERA as ARC_CAMERA
+from test_structure_from_motion import arc
 
 from reconx_ros.cli.common import read_parameters
 from reconx_ros.core import SE3, Frame, Keyframe, PinholeCamera
@@ -63,18 +66,24 @@ def test_a_node_starts_with_every_parameter_file_and_takes_what_is_its_own(
         node.destroy_node()
 
 
-def goal(job_id: str) -> Reconstruct.Goal:
+def noise() -> list[Keyframe]:
+    """Two pictures that show nothing."""
     keyframes = []
     for i in range(2):
         rgb = np.random.default_rng(i).integers(0, 255, (24, 32, 3), np.uint8)
         pose = SE3.exp(np.zeros(3), np.array([0.2 * i, 0.0, 0.0]))
         frame = Frame(rgb_u8=rgb, camera=CAMERA, stamp_ns=i, world_from_cam=pose)
-        keyframes.append(EncodedKeyframe.of(Keyframe(id=i, frame=frame, sharpness=1.0), 90))
-    return goal_from_request(JobRequest(job_id=job_id, frame_id="map", stamp_ns=1, keyframes=tuple(keyframes)))
+        keyframes.append(Keyframe(id=i, frame=frame, sharpness=1.0))
+    return keyframes
 
 
-def run(made: Graph, client: ActionClient, job_id: str) -> JobOutcome:
-    handle = made.result("goal answer", client.send_goal_async(goal(job_id)))
+def goal(job_id: str, keyframes: Sequence[Keyframe]) -> Reconstruct.Goal:
+    sent = tuple(EncodedKeyframe.of(keyframe, 90) for keyframe in keyframes)
+    return goal_from_request(JobRequest(job_id=job_id, frame_id="map", stamp_ns=1, keyframes=sent))
+
+
+def run(made: Graph, client: ActionClient, job_id: str, keyframes: Sequence[Keyframe] = ()) -> JobOutcome:
+    handle = made.result("goal answer", client.send_goal_async(goal(job_id, keyframes or noise())))
     outcome = outcome_from_result(made.result("job result", handle.get_result_async()).result)
     assert outcome.succeeded, outcome.error_msg
     return outcome
@@ -112,3 +121,25 @@ def test_a_foreign_backend_runs_on_the_server_and_its_settings_change_between_jo
         assert report["backends"]["pointmap"] == "flat" and report["config"]["pointmap"]["flat"]["trust"] == 0.9
         np.testing.assert_allclose(outcome.cloud.points[:, 2], distance, rtol=1e-3)
     assert "keyframes.max_buffer" not in listed and "pointmap.multiview.planes" in listed
+
+
+def test_a_foreign_matcher_finds_the_cameras_of_a_job(
+    ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyframes = render(room(), [ARC_CAMERA] * 3, arc(3)).keyframes
+    with third_party.installed(tmp_path / "site", monkeypatch), graph(tmp_path) as made:
+        made.start(
+            SERVER, device="cpu", pointmap__backend="structure_from_motion", pointmap__matcher="oracle",
+            pointmap__max_size=96, splatting__steps=3, splatting__max_size=32, diffusion__frames=2,
+            output__novel_views=1, ros__output_dir=str(tmp_path / "out"),
+        )  # fmt: skip
+        client = made.action(Reconstruct, f"{SERVER}/reconstruct")
+        first = run(made, client, "asked", keyframes)
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="sift")
+        request = SetParameters.Request(parameters=[Parameter(name="pointmap.matcher", value=value)])
+        assert made.call(SetParameters, f"{SERVER}/set_parameters", request).results[0].successful
+        second = run(made, client, "ours", keyframes)
+    for outcome, name in ((first, "oracle"), (second, "sift")):
+        report = json.loads(outcome.report_json)
+        assert report["backends"]["pointmap"] == "structure_from_motion" and report["matchers"] == [name]
+        assert len(outcome.keyframe_poses) == 3

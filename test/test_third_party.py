@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import third_party
 import yaml
+from pointmap_scenes import render, room
+from test_structure_from_motion import CAMERA, arc
 
 from reconx_ros.cli.doctor import diagnose
 from reconx_ros.cli.main import main
 from reconx_ros.core import BackendUnavailableError, ConfigError
 from reconx_ros.core.registry import create
 from reconx_ros.core.settings import from_mapping, to_mapping, updated, walk
+from reconx_ros.io.scenes import write_scene as write_scene_folder
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.parameter_files import parameters_markdown, preset_yaml
 from reconx_ros.pointmap.registry import registry
@@ -91,6 +94,39 @@ def test_it_runs_from_a_parameter_file_and_from_the_command_line(site: Path, tmp
         assert report["backends"]["pointmap"] == "flat" and report["licences"]["pointmap"]["code"] == "MIT"
         assert report["config"]["pointmap"]["flat"] == {"distance": distance, "trust": 0.6}
         assert report["points"] == 2 * 32 * 24
+
+
+@pytest.fixture(scope="module")
+def room_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four views of a room where the matcher that is installed thinks they are; the last is held out."""
+    scene = render(room(), [CAMERA] * 4, arc(4), noise=1.0)
+    folder = tmp_path_factory.mktemp("room")
+    write_scene_folder(folder, [k.frame for k in scene.keyframes], metric_scale=True)
+    document = json.loads((folder / "cameras.json").read_text())
+    names = [image["file"] for image in document["images"]]
+    document["suggested_splits"] = {"3": {"inputs": names[:3], "test": names[3:]}}
+    (folder / "cameras.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_reports_name_the_matcher_that_joined_the_cameras(site: Path, room_folder: Path, tmp_path: Path) -> None:
+    """From a parameter file, from the command line which counts before it, and in an evaluation."""
+    values = {**SMALL, "device": "cpu", "pointmap": {"matcher": "oracle", "max_size": 96}}
+    (tmp_path / "oracle.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
+    common = ["--config", str(tmp_path / "oracle.yaml"), "--quiet", "--views", "3", "--poses", "none"]
+    for said, words in (("oracle", []), ("sift", ["--set", "pointmap.matcher=sift"])):
+        out = tmp_path / said
+        assert main(["reconstruct", str(room_folder), *common, *words, "--out", str(out)]) == 0
+        report = json.loads((out / "report.json").read_text())
+        assert report["matchers"] == [said] == [report["config"]["pointmap"]["matcher"]]
+        assert f">Cameras by matches of</dt><dd>{said}<" in (out / "report.html").read_text()
+    given = ["reconstruct", str(room_folder), *common[:-1], "given", "--out", str(tmp_path / "given")]
+    assert main(given) == 0
+    assert json.loads((tmp_path / "given" / "report.json").read_text())["matchers"] == []
+    assert main(["evaluate", str(room_folder), *common, "--out", str(tmp_path / "scores")]) == 0
+    (run,) = json.loads((tmp_path / "scores" / "metrics.json").read_text())["runs"]
+    assert run["matchers"] == ["oracle"]
+    assert "The input cameras come from matches of oracle." in (tmp_path / "scores" / "report.html").read_text()
 
 
 def test_the_nodes_settings_load_no_torch_for_it(site: Path) -> None:

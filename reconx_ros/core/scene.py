@@ -150,7 +150,7 @@ class AlignedViews:
         warnings: sentences for the report.
         scale: how the geometry was rescaled after the backend, with the residual; None when it was not.
         pose_corrections: what the images changed about given poses, per view; empty where they were taken as they are.
-        matchers: names of the matchers that the cameras were found by; empty where their poses were given.
+        matchers: names of the matchers of images that the cameras were found or corrected from; empty where none were.
     """
 
     views: tuple[PointMap, ...]

@@ -158,6 +158,8 @@ def _holes(ours: MethodResult) -> list[tuple[str, str]]:
 
 def _geometry(run: Run) -> list[tuple[str, str]]:
     said = []
+    if run.matchers:
+        said.append((INFO, f"The input cameras come from matches of {' and '.join(run.matchers)}."))
     median = run.depth.get("median")
     if median is not None:
         kind = GOOD if median < 0.03 else BAD

@@ -128,7 +128,7 @@ def score_geometry(found: AlignedViews, task: GeometryTask) -> dict[str, Any]:
     """Compare a result of stage 1 with the reference.
 
     Returns:
-        backend, matchers (that found the cameras), registered (share of the inputs), metric_scale, warnings;
+        backend, matchers, registered (share of the inputs), metric_scale, warnings;
         where at least two are registered: rotation_deg and direction_deg (median and max over pairs of
         registered cameras), auc_5, auc_10, auc_20 and auc_30_binned (over all pairs, those that are not
         registered count as infinitely wrong), position (RMS after a rigid fit where both are metric, else a

@@ -198,6 +198,7 @@ class Run:
         lpips: net and normalisation, or "unavailable: why".
         inputs, tests: names, and the test views.
         methods: "ours" first.
+        matchers: names of the matchers of images that found or corrected the input cameras.
         poses: errors of the input poses as stage 1 left them; empty for given poses.
         depth: errors of stage 1's depth; empty without sensor depth.
         cloud: accuracy, completeness and F-score against the truth cloud; empty where that has no metres.
@@ -219,6 +220,7 @@ class Run:
     inputs: tuple[str, ...] = ()
     tests: tuple[TestView, ...] = ()
     methods: tuple[MethodResult, ...] = ()
+    matchers: tuple[str, ...] = ()
     poses: Mapping[str, Any] = field(default_factory=dict)
     depth: Mapping[str, Any] = field(default_factory=dict)
     cloud: Mapping[str, Any] = field(default_factory=dict)
@@ -290,8 +292,8 @@ def run_from_json(document: Mapping[str, Any]) -> Run:
     values["setting"] = RunSetting(**values["setting"])
     values["tests"] = tuple(TestView(**t) for t in values["tests"])
     values["methods"] = tuple(_method(m) for m in values["methods"])
-    for name in ("inputs", "stages", "warnings"):
-        values[name] = tuple(values[name])
+    for name in ("inputs", "stages", "matchers", "warnings"):
+        values[name] = tuple(values.get(name, ()))
     return Run(**values)
 
 

@@ -127,6 +127,7 @@ def evaluate_setting(
     return replace(
         head,
         methods=tuple(methods),
+        matchers=mapped.views.matchers,
         poses=pose_scores(task, mapped.views),
         depth=depth_scores(task, mapped.views, mapped.to_map),
         cloud=cloud_scores(task, mapped.views, mapped.to_map, config.output.min_confidence),

@@ -38,7 +38,10 @@ class KeyframeConfig(Settings):
         dynamic=True,
     )
     assumed_depth: float = setting(
-        2.5, "Median scene depth assumed before the first reconstruction.", unit="world unit", ge=1e-3
+        2.5,
+        "Median scene depth assumed until a depth sensor, or two keyframes of a camera, give it.",
+        unit="world unit",
+        ge=1e-3,
     )
 
 

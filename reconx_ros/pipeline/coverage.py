@@ -20,12 +20,10 @@ class ViewCoverage:
     Attributes:
         cells: [grid_height, grid_width] bool, True where measured points of the map explain the cell.
         inferred: [grid_height, grid_width] bool, True where only points that were inferred lie in it.
-        median_depth: median z-depth of the measured points seen; None when there are none.
     """
 
     cells: np.ndarray  # [gh, gw]
     inferred: np.ndarray  # [gh, gw]
-    median_depth: float | None
 
     @property
     def fraction(self) -> float:
@@ -77,25 +75,23 @@ class CoverageModel:
         A cell is covered when enough points of the visible surface fall into it that were mapped from a similar
         direction (``max_angle_deg``) and distance (``max_distance_ratio``).
         """
-        cells, depth = self._explained(self._measured, camera, world_from_cam)
-        guessed, _ = self._explained(self._inferred, camera, world_from_cam)
-        return ViewCoverage(cells=cells, inferred=guessed & ~cells, median_depth=depth)
+        cells = self._explained(self._measured, camera, world_from_cam)
+        guessed = self._explained(self._inferred, camera, world_from_cam)
+        return ViewCoverage(cells=cells, inferred=guessed & ~cells)
 
-    def _explained(
-        self, known: _SeenPoints, camera: PinholeCamera, world_from_cam: SE3
-    ) -> tuple[np.ndarray, float | None]:
-        """Cells [gh, gw] that points explain, and their median depth."""
+    def _explained(self, known: _SeenPoints, camera: PinholeCamera, world_from_cam: SE3) -> np.ndarray:
+        """Cells [gh, gw] that points explain."""
         config = self._config
         shape = (config.grid_height, config.grid_width)
         index, z, chosen = self._project(known.points, camera, world_from_cam)
         if not len(z):
-            return np.zeros(shape, bool), None
+            return np.zeros(shape, bool)
         nearest = np.full(shape[0] * shape[1], np.inf)
         np.minimum.at(nearest, index, z)
         visible = z <= _OCCLUSION_SLACK * nearest[index]
         similar = self._seen_similarly(known, chosen, world_from_cam.translation)
         counts = np.bincount(index[visible & similar], minlength=nearest.size)
-        return (counts >= config.min_points).reshape(shape), float(np.median(z[visible]))
+        return np.asarray((counts >= config.min_points).reshape(shape))
 
     def _project(
         self, points_world: np.ndarray, camera: PinholeCamera, pose: SE3

@@ -108,13 +108,13 @@ class KeyframePolicy:
         self._config = config
         self._recent: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT_SHARPNESS))
 
-    def judge(self, frame: Frame, keyframes: list[Keyframe], scene_depth: float | None) -> KeyframeVerdict:
+    def judge(self, frame: Frame, keyframes: list[Keyframe], scene_depth: float) -> KeyframeVerdict:
         """Judge one frame against the keyframes held.
 
         Args:
             frame: the candidate.
             keyframes: those in the buffer, of all cameras.
-            scene_depth: median depth of what the camera sees; None takes the configured assumption.
+            scene_depth: median depth of what the camera sees, in the unit of the poses.
 
         Returns:
             The verdict; ``keep`` is False for a blurred frame and for one that shows nothing new.
@@ -128,8 +128,7 @@ class KeyframePolicy:
         same_camera = [k for k in keyframes if k.frame.camera_name == frame.camera_name]
         if not same_camera:
             return KeyframeVerdict(keep=True, reason="first view", sharpness=value)
-        depth = scene_depth if scene_depth is not None else self._config.assumed_depth
-        keep, reason, overlap = self._news(frame, same_camera, depth)
+        keep, reason, overlap = self._news(frame, same_camera, scene_depth)
         return KeyframeVerdict(keep=keep, reason=reason, sharpness=value, overlap=overlap)
 
     def _is_blurred(self, value: float, recent: deque[float]) -> bool:

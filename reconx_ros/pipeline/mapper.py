@@ -16,9 +16,8 @@ from reconx_ros.geometry.voxel import thin_cloud
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.coverage import CoverageModel, CoverageTrigger, TriggerDecision, ViewCoverage
 from reconx_ros.pipeline.keyframes import KeyframePolicy, KeyframeVerdict, most_redundant, view_overlap
-from reconx_ros.pipeline.scene_depth import DepthFromMotion
+from reconx_ros.pipeline.scene_depth import SceneDepth
 
-_DEPTH_STEP = 8  # of the rows and columns of sensor depth whose median is taken
 _SAME_MOMENT_NS = (1_000_000, 90_000_000)  # nearer stamps are no times of a camera, but numbers of pictures
 
 
@@ -50,15 +49,6 @@ class CoverageReport:
     per_keyframe: dict[int, float]
 
 
-def _measured_depth(frame: Frame) -> float | None:
-    """Median depth that a sensor measured, which does not hang on when the first map comes; None without any."""
-    if frame.depth_m is None:
-        return None
-    sparse = frame.depth_m[::_DEPTH_STEP, ::_DEPTH_STEP]
-    known = sparse[np.isfinite(sparse) & (sparse > 0)]
-    return float(np.median(known)) if len(known) else None
-
-
 class KeyframeMapper:
     """Keeps the keyframes worth keeping and the map made from them, and knows when more is needed."""
 
@@ -69,6 +59,7 @@ class KeyframeMapper:
 
     def _start(self) -> None:
         self._policy = KeyframePolicy(self._config.keyframes)
+        self._depth = SceneDepth(self._config.keyframes.assumed_depth)
         self._model = CoverageModel(self._config.coverage)
         self._trigger = CoverageTrigger(self._config.coverage)
         self._keyframes: list[Keyframe] = []
@@ -79,7 +70,6 @@ class KeyframeMapper:
         self._coverage: dict[int, float] = {}
         self._current_coverage: ViewCoverage | None = None
         self._looked: dict[str, tuple[int, ViewCoverage]] = {}
-        self._motion: dict[str, DepthFromMotion] = {}
         self.frames_in = 0
         self.frames_not_kept: Counter[str] = Counter()
         self.reconstructions = 0
@@ -98,23 +88,20 @@ class KeyframeMapper:
         self._map_changed()
 
     def add_frame(self, frame: Frame) -> FrameDecision:
-        """Look at a new frame: update coverage, keep it if it shows something new."""
+        """Look at a new frame: update coverage, keep it if it shows something new.
+
+        Which frames are kept follows from frames alone, not from the map, and so not from when reconstructions end.
+        """
         self.frames_in += 1
-        depth = None
         if frame.world_from_cam is not None:
             self._current = (frame.camera, frame.world_from_cam)
             self._current_coverage = self._view_coverage(frame)
-            depth = _measured_depth(frame) or self._depth_from_motion(frame)
-        verdict = self._policy.judge(frame, self._keyframes, depth)
+        verdict = self._policy.judge(frame, self._keyframes, self._depth.of(frame))
         if not verdict.keep:
             self.frames_not_kept[verdict.reason.split(" ", 1)[0]] += 1
             return FrameDecision(kept=False, reason=verdict.reason)
-        keyframe = self._keep(frame, verdict, depth)
+        keyframe = self._keep(frame, verdict)
         return FrameDecision(kept=True, reason=verdict.reason, keyframe=keyframe)
-
-    def _depth_from_motion(self, frame: Frame) -> float | None:
-        """Median depth from the frames so far, and not from the map: when that comes hangs on the computer."""
-        return self._motion.setdefault(frame.camera_name, DepthFromMotion()).update(frame)
 
     def _view_coverage(self, frame: Frame) -> ViewCoverage:
         """Coverage of a frame's view; for a moment that of the camera's former one, which differs little.
@@ -129,7 +116,7 @@ class KeyframeMapper:
         self._looked[frame.camera_name] = (frame.stamp_ns, view)
         return view
 
-    def _keep(self, frame: Frame, verdict: KeyframeVerdict, depth: float | None) -> Keyframe:
+    def _keep(self, frame: Frame, verdict: KeyframeVerdict) -> Keyframe:
         keyframe = Keyframe(
             id=self._next_id,
             frame=frame,
@@ -139,13 +126,12 @@ class KeyframeMapper:
         )
         self._next_id += 1
         self._keyframes.append(keyframe)
+        self._depth.add_keyframe(frame)
         if self._current_coverage is not None and frame.world_from_cam is not None:
             self._current_coverage = self._model.view(frame.camera, frame.world_from_cam)
             self._coverage[keyframe.id] = self._current_coverage.fraction
         if len(self._keyframes) > self._config.keyframes.max_buffer:
-            dropped = self._keyframes.pop(
-                most_redundant(self._keyframes, depth or self._config.keyframes.assumed_depth)
-            )
+            dropped = self._keyframes.pop(most_redundant(self._keyframes, self._depth.of(frame)))
             self._coverage.pop(dropped.id, None)
         return keyframe
 
@@ -196,14 +182,10 @@ class KeyframeMapper:
             return posed
         new = [k for k in posed if k.id not in self._used][-limit:]
         old = [k for k in posed if k not in new]
-        depth = self._scene_depth()
+        depth = self._depth.of(posed[-1].frame)
         old.sort(key=lambda k: -self._overlap_with(k, new or posed[-1:], depth))
         chosen = {k.id for k in new + old[: limit - len(new)]}
         return [k for k in posed if k.id in chosen]
-
-    def _scene_depth(self) -> float:
-        depth = self._current_coverage.median_depth if self._current_coverage is not None else None
-        return depth if depth is not None else self._config.keyframes.assumed_depth
 
     @staticmethod
     def _overlap_with(keyframe: Keyframe, others: Sequence[Keyframe], depth: float) -> float:

@@ -40,6 +40,7 @@ _FACTS = (
     ("coverage_after", "Coverage after"),
     ("metric_scale", "Metric scale"),
     ("scale_source", "Scale from"),
+    ("matchers", "Cameras by matches of"),
     ("device", "Device"),
 )
 _SHARES = frozenset({"confident_share", "coverage_before", "coverage_after"})
@@ -176,7 +177,7 @@ def _lead(report: Mapping[str, Any]) -> str:
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(label, _value(key, report[key])) for key, label in _FACTS if report.get(key) is not None]
+    return [(label, _value(key, report[key])) for key, label in _FACTS if report.get(key) not in (None, [])]
 
 
 def _value(key: str, value: Any) -> str:
@@ -188,7 +189,7 @@ def _value(key: str, value: Any) -> str:
         if key in _SHARES:
             return f"{100 * value:.0f} %"
         return f"{value:.2f} dB" if key.startswith("psnr") else f"{value:.3g}"
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _licences(licences: Any) -> str:

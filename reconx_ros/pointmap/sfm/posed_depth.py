@@ -23,4 +23,5 @@ def posed_depth(
     corrected = with_poses(keyframes, refined)
     views = multiview_depth(corrected, config, device=device, job=job, backend=backend)
     warnings = (*refined.warnings, *views.warnings)
-    return replace(views, warnings=warnings, pose_corrections=refined.corrections)
+    matchers = (refined.matcher,) if refined.corrections else ()
+    return replace(views, warnings=warnings, pose_corrections=refined.corrections, matchers=matchers)

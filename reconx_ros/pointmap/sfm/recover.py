@@ -39,7 +39,7 @@ class RecoveredCameras:
         held_out_share: share of the distinctive matches held out of all estimation that agree with the cameras.
         reprojection_px: median reprojection error, pixels.
         points: number of points they were found from.
-        matchers: names of the matchers whose matches they were found from, in the order in which they looked.
+        matchers: names of the matchers whose matches joined them.
     """
 
     world_from_cam: dict[int, SE3]
@@ -80,14 +80,16 @@ def recover_cameras(
     matchers = choose_matchers(matcher)
     frames = sorted(keyframes, key=lambda keyframe: keyframe.id)
     seen, attempt = nothing_seen(frames), None
+    asked: tuple[str, ...] = ()
     chosen = list(combinations(range(len(frames)), 2))
     for k, one in enumerate(matchers):
         part = job.part(*_look_span(k, len(matchers)))
         known = seen.pairs
         seen = look(one, frames, chosen, seen, part, seed=seed, device=device or torch.device("cpu"))
-        if attempt is None or any(known.get(pair) is not found for pair, found in seen.pairs.items()):
-            names = tuple(m.name for m in matchers[: k + 1])
-            attempt = _better(attempt, replace(_mapped(frames, seen, part, seed), matchers=names))
+        news = any(known.get(pair) is not found for pair, found in seen.pairs.items())
+        asked += (one.name,) if news else ()
+        if attempt is None or news:
+            attempt = _better(attempt, replace(_mapped(frames, seen, part, seed), matchers=asked))
         chosen = pairs_apart(len(frames), attempt.joined, seen)
         if not chosen:
             break

@@ -46,6 +46,7 @@ class RefinedPoses:
         warnings: why they stay, where that is a matter of concern.
         before_px, after_px: median distance of held-out matches from their epipolar lines with the given and with the
             adjusted poses; None where there were too few to tell.
+        matcher: name of the one whose matches corrected them; "" where the given poses stay.
     """
 
     world_from_cams: tuple[SE3, ...]
@@ -53,12 +54,14 @@ class RefinedPoses:
     warnings: tuple[str, ...] = ()
     before_px: float | None = None
     after_px: float | None = None
+    matcher: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Evidence:
     """Matches of posed views, within the gate that the priors' uncertainty leaves open."""
 
+    matcher: str
     features: list[Features]
     used: dict[tuple[int, int], Matches]
     tested: dict[tuple[int, int], Matches]
@@ -99,7 +102,8 @@ def refine_poses(
     before, after = (_held_out_px(evidence, p) for p in (priors, poses))
     if before is None or after is None:
         return _kept(priors, "too few matches to test corrected poses, so the given ones are taken as they are")
-    return _decided(keyframes, priors, poses, config, unit, before, after)
+    decided = _decided(keyframes, priors, poses, config, unit, before, after)
+    return replace(decided, matcher=evidence.matcher if decided.corrections else "")
 
 
 def with_poses(keyframes: Sequence[Keyframe], refined: RefinedPoses) -> list[Keyframe]:
@@ -162,7 +166,7 @@ def _gather(
         found = estimate(features[a], features[b], raw, seed=config.actual_seed, chance=chance)
         if found is not None:
             used[a, b], tested[a, b] = found.matches, raw.select(raw.held_out())
-    return _Evidence(features=features, used=used, tested=tested)
+    return _Evidence(matcher=matcher.name, features=features, used=used, tested=tested)
 
 
 def _gate_px(a: Features, b: Features, config: PointmapConfig) -> float:

@@ -160,6 +160,7 @@ def filled_depth(found: AlignedViews, swept: AlignedViews, tolerance: float) -> 
         ),
         warnings=(*found.warnings, *_fill_warnings(views, rates)),
         pose_corrections=swept.pose_corrections,
+        matchers=swept.matchers,
     )
 
 
