@@ -38,6 +38,11 @@ CPU = torch.device("cpu")
 JOB = Job(stage="pointmap")
 
 
+def sure(chance: float) -> list[torch.Tensor]:
+    """Certainties of three views' guesses."""
+    return [torch.full((48, 64), chance)] * 3
+
+
 def aligned(*views: PointMap) -> AlignedViews:
     return AlignedViews(views=views, metric_scale=True, scale_source="poses", backend="test")
 
@@ -47,8 +52,8 @@ class Constant:
 
     name = "constant"
 
-    def __init__(self, depth: float) -> None:
-        self._depth = depth
+    def __init__(self, depth: float, certainty: float = 0.3) -> None:
+        self._depth, self._certainty = depth, certainty
 
     def complete(
         self,
@@ -61,7 +66,7 @@ class Constant:
     ) -> list[Guess]:
         del config, up_world, device, job
         full = torch.full((48, 64), self._depth)
-        return [Guess(depth=full, certainty=0 * full + 0.3, scale=0 * full + 0.1) for _ in views]
+        return [Guess(depth=full, certainty=0 * full + self._certainty, scale=0 * full + 0.1) for _ in views]
 
 
 def test_measured_stays_measured_and_guesses_say_what_they_are() -> None:
@@ -96,12 +101,12 @@ def test_without_a_measured_pixel_depth_is_relative_and_said_so() -> None:
 def test_a_second_look_measures_what_pictures_tell_around_a_guess() -> None:
     views = [wall_view(x) for x in (0.0, 0.25, 0.5)]
     guesses, scales = [torch.full((48, 64), 1.08 * WALL_M)] * 3, [torch.full((48, 64), 0.06)] * 3
-    looks = guided_depth(views, guesses, scales, PointmapConfig(), device=CPU, job=JOB)
+    looks = guided_depth(views, guesses, scales, sure(0.8), PointmapConfig(), device=CPU, job=JOB)
     for look in looks:
         error = (look.depth[look.measured] / WALL_M - 1).abs()
         assert float(look.measured.float().mean()) > 0.3 and float((error < 0.02).float().mean()) > 0.95
         assert bool((look.confidence[~look.measured] == 0).all())
-    found = completed(aligned(*views), Constant(1.08 * WALL_M), PointmapConfig(), device=CPU, job=JOB).views[1]
+    found = completed(aligned(*views), Constant(1.08 * WALL_M, 0.8), PointmapConfig(), device=CPU, job=JOB).views[1]
     observed = found.provenance == int(Provenance.OBSERVED)
     assert float(observed.float().mean()) > 0.3 and bool(
         (found.provenance[~observed] == int(Provenance.INFERRED)).all()
@@ -112,14 +117,21 @@ def test_a_second_look_believes_no_blank_picture_and_no_single_place() -> None:
     blank = [replace(wall_view(x), rgb=torch.full((48, 64, 3), 0.5)) for x in (0.0, 0.25, 0.5)]
     guesses, scales = [torch.full((48, 64), WALL_M)] * 3, [torch.full((48, 64), 0.05)] * 3
     for views in (blank, [wall_view(0.0) for _ in range(3)]):
-        looks = guided_depth(views, guesses, scales, PointmapConfig(), device=CPU, job=JOB)
+        looks = guided_depth(views, guesses, scales, sure(0.8), PointmapConfig(), device=CPU, job=JOB)
         assert not any(bool(look.measured.any()) for look in looks)
+
+
+def test_agreement_around_a_guess_that_is_not_sure_may_be_chance() -> None:
+    views = [wall_view(x) for x in (0.0, 0.25, 0.5)]
+    guesses, scales = [torch.full((48, 64), WALL_M)] * 3, [torch.full((48, 64), 0.05)] * 3
+    looks = guided_depth(views, guesses, scales, sure(0.4), PointmapConfig(), device=CPU, job=JOB)
+    assert not any(bool(look.measured.any()) for look in looks)
 
 
 def test_a_view_that_shares_nothing_is_not_looked_at() -> None:
     views = [wall_view(x) for x in (0.0, 0.25, 40.0)]
     guesses, scales = [torch.full((48, 64), WALL_M)] * 3, [torch.full((48, 64), 0.05)] * 3
-    assert not guided_depth(views, guesses, scales, PointmapConfig(), device=CPU, job=JOB)[2].measured.any()
+    assert not guided_depth(views, guesses, scales, sure(0.8), PointmapConfig(), device=CPU, job=JOB)[2].measured.any()
 
 
 def test_stereo_tells_its_evidence() -> None:

@@ -62,8 +62,8 @@ def _second_look(
     """Only where stage 1 matched pictures: beside a depth sensor there is nothing to look for."""
     if len(views) < 2 or any(view.evidence is None for view in views):
         return [None] * len(views)
-    depths, scales = [g.depth for g in guesses], [g.scale for g in guesses]
-    return list(guided_depth(views, depths, scales, config, device=device, job=job))
+    depths, scales, sure = ([getattr(g, name) for g in guesses] for name in ("depth", "scale", "certainty"))
+    return list(guided_depth(views, depths, scales, sure, config, device=device, job=job))
 
 
 def _merged(view: PointMap, guess: Guess, look: GuidedDepth | None) -> PointMap:
