@@ -236,3 +236,17 @@ def test_published_encoder_weights_fold_their_normalisation() -> None:
     del state["_bn0.bias"]
     with pytest.raises(InvalidInputError, match=r"lack '_bn0.bias'"):
         read_published(state)
+
+
+def test_the_smooth_guess_is_an_input_and_a_bound_of_the_output() -> None:
+    told = channels(completion_view(wall_view(0.0, left_half()), 64), 2 * WALL_M)
+    assert bool((channel(told, "smooth_known") == 1).all())
+    assert torch.allclose(channel(told, "smooth_log"), torch.tensor(0.5).log(), atol=0.02)
+    blind = channels(completion_view(wall_view(), 64), WALL_M)
+    assert not channel(blind, "smooth_known").any() and not channel(blind, "smooth_log").any()
+    network = tiny_network()
+    with torch.no_grad():
+        network.head.bias[8:] = 50.0  # all of the share
+    rgb = torch.rand(1, 3, 48, 64)
+    assert torch.allclose(network(rgb, told[None]).log_depth[0], channel(told, "smooth_log"), atol=1e-4)
+    assert not torch.allclose(network(rgb, blind[None]).log_depth[0], torch.zeros(48, 64), atol=1e-3)

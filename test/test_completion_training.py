@@ -390,6 +390,10 @@ def test_the_command_makes_data_trains_and_goes_on(tmp_path: Path, capsys: pytes
     assert main([*train, "--steps", "1", "--json", str(tmp_path / "card.json")]) == 0
     assert json.loads((tmp_path / "card.json").read_text())["steps_done"] == 1
     assert main([*train, "--steps", "1", "--resume"]) == 0
+    further = [word if word != str(tmp_path / "out") else str(tmp_path / "further") for word in train]
+    assert main([*further, "--steps", "1", "--weights", str(tmp_path / "out")]) == 0
+    card = load_completion(tmp_path / "further" / TRAINED_NAME).card
+    assert card["started_from"]["steps_done"] == 1 and card["started_from"]["started_from"] is None
     assert "weights in" in capsys.readouterr().out
     assert main(["train", "depth", "--data", str(data)]) != 0
     assert main(["train", "depth", "--make-data", str(data), "--assets", str(tmp_path / "gone")]) != 0

@@ -51,6 +51,7 @@ def add_parser(kinds: Any) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that make them")
     parser.add_argument("--assets", type=Path, default=None, metavar="DIR", help="textures, furniture and real RGB-D")
     parser.add_argument("--data", type=Path, nargs="+", default=[], metavar="DIR", help="folders from --make-data")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="--out of an earlier run that this one starts from")
     parser.add_argument(
         "--picture-weights", default="efficientnet-lite0", metavar="NAME",
         help="published weights that the picture encoder starts with and keeps; none trains it from scratch",
@@ -168,7 +169,8 @@ def _train(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> CompletionTrainingRun:
     from reconx_ros.pointmap.completion.network import CompletionConfig
     from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
-    from reconx_ros.pointmap.completion.training.trainer import CompletionTrainingRun
+    from reconx_ros.pointmap.completion.training.trainer import TRAINED_NAME, CompletionTrainingRun
+    from reconx_ros.pointmap.completion.weights import load_completion
 
     own, network, _ = overrides(arguments)
     folders: list[Path] = arguments.data
@@ -182,6 +184,7 @@ def _run(arguments: argparse.Namespace) -> CompletionTrainingRun:
         real=real,
         validation=validation,
         folder=arguments.out,
+        start=load_completion(arguments.weights / TRAINED_NAME) if arguments.weights else None,
         picture=_picture(arguments.picture_weights),
         data=_described(folders),
         on_log=log_writer(arguments),

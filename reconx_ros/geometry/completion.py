@@ -35,6 +35,7 @@ def complete_depth(
     *,
     flatness: float = 1e-3,
     bending: float = 1e-2,
+    iterations: int = _ITERATIONS,
 ) -> torch.Tensor:
     """Depth everywhere, from depth in some places.
 
@@ -48,6 +49,7 @@ def complete_depth(
         rgb: [H, W, 3] in [0, 1].
         flatness: pull towards surfaces of constant depth.
         bending: pull towards planes.
+        iterations: of conjugate gradients per level; fewer are faster and reach less far.
 
     Returns:
         [H, W] depth within the range of the known depths; known depths stay nearly as they are.
@@ -63,27 +65,27 @@ def complete_depth(
         raise InvalidInputError("depth cannot be completed: no pixel is known, expected at least one")
     unit = depth[known].median()
     value = torch.where(known, unit / torch.where(known, depth, unit), 0.0)
-    found = _coarse_to_fine(torch.where(known, weight, 0.0), value, rgb, flatness, bending)
+    found = _coarse_to_fine(torch.where(known, weight, 0.0), value, rgb, (flatness, bending), iterations)
     low, high = value[known].min(), value[known].max()
     return unit / found.clamp(low, high)
 
 
 def _coarse_to_fine(
-    weight: torch.Tensor, value: torch.Tensor, rgb: torch.Tensor, flatness: float, bending: float
+    weight: torch.Tensor, value: torch.Tensor, rgb: torch.Tensor, pulls: tuple[float, float], iterations: int
 ) -> torch.Tensor:
     height, width = weight.shape
-    problem = _problem(weight, value, rgb, flatness, bending)
+    problem = _problem(weight, value, rgb, *pulls)
     if min(height, width) < 2 * _MIN_SIDE:
         start = ((weight * value).sum() / weight.sum()).expand(height, width)
-        return _solve(problem, start, 4 * _ITERATIONS)
+        return _solve(problem, start, 4 * _ITERATIONS)  # exact: the smallest level costs nothing
     half = (width + 1) // 2, (height + 1) // 2
     layers = torch.cat([weight[..., None], (weight * value)[..., None], rgb], dim=-1)
     small = resize_area(layers, *half)
     coarse_weight = small[..., 0]
     coarse_value = small[..., 1] / coarse_weight.clamp_min(1e-12)
-    coarse = _coarse_to_fine(coarse_weight, coarse_value, small[..., 2:], flatness, bending)
+    coarse = _coarse_to_fine(coarse_weight, coarse_value, small[..., 2:], pulls, iterations)
     start = torch.nn.functional.interpolate(coarse[None, None], (height, width), mode="bilinear")[0, 0]
-    return _solve(problem, start, _ITERATIONS)
+    return _solve(problem, start, iterations)
 
 
 def _problem(weight: torch.Tensor, value: torch.Tensor, rgb: torch.Tensor, flatness: float, bending: float) -> _Problem:

@@ -6,20 +6,24 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 
 from reconx_ros.core import SE3, MatchingEvidence, PinholeCamera, PointMap
+from reconx_ros.geometry.completion import complete_depth
 from reconx_ros.geometry.projection import camera_rays
 from reconx_ros.geometry.resize import resize_area, resize_nearest
 
 MULTIPLE = 16  # of the grid's sides
 _MIN_CONFIDENCE = 0.01  # below it, a depth is a guess and not a measurement
 _COUNT_HALF = 2.0  # views at which a count's channel is 1/2
+_SMOOTH_ITERATIONS = 10
 _LOG_REACH = 3.0  # logarithms of depth over the scene's leave +- this at no pixel that helps
 EVIDENCE_CHANNELS = ("measured", "measured_log", "confidence", "guessed", "guess_log", "cost", "margin", "sees",
                      "agrees", "denies")  # fmt: skip
 GEOMETRY_CHANNELS = ("ray_x", "ray_y", "elevation", "gravity_known")
+SMOOTH_CHANNELS = ("smooth_known", "smooth_log")
 OTHERS_CHANNELS = ("others_known", "others_log", "others_certainty")
-CHANNELS = (*EVIDENCE_CHANNELS, *GEOMETRY_CHANNELS, *OTHERS_CHANNELS)
+CHANNELS = (*EVIDENCE_CHANNELS, *GEOMETRY_CHANNELS, *SMOOTH_CHANNELS, *OTHERS_CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,7 +121,21 @@ def channels(view: CompletionView, scale: float) -> torch.Tensor:
         )
     )
     parts = [measured.float(), log * measured, view.confidence, guessed.float(), log * (depth > 0), *told]
-    return torch.stack([*parts, *_directions(view), zero, zero, zero])
+    return torch.stack([*parts, *_directions(view), *_smooth(view, scale), zero, zero, zero])
+
+
+def _smooth(view: CompletionView, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether anything is measured, and smooth surfaces through it (``geometry.completion``), on half of the grid."""
+    zero = torch.zeros_like(view.depth)
+    if not bool(view.measured.any()):
+        return zero, zero
+    width, height = view.camera.width // 2, view.camera.height // 2
+    inverse = torch.where(view.measured, view.confidence / view.depth.clamp_min(1e-9), 0.0)
+    weight, weighted = resize_area(torch.stack([view.confidence, inverse], dim=-1), width, height).unbind(-1)
+    depth = torch.where(weight > 0, weight / weighted.clamp_min(1e-12), 0.0)
+    found = complete_depth(depth, weight, resize_area(view.rgb, width, height), iterations=_SMOOTH_ITERATIONS)
+    log = torch.log(found / scale).clamp(-_LOG_REACH, _LOG_REACH)[None, None]
+    return zero + 1, nnf.interpolate(log, view.depth.shape, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _directions(view: CompletionView) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from reconx_ros.core import InvalidInputError, check_shape
-from reconx_ros.pointmap.completion.inputs import CHANNELS, MULTIPLE
+from reconx_ros.pointmap.completion.inputs import CHANNELS, MULTIPLE, SMOOTH_CHANNELS
 from reconx_ros.pointmap.completion.picture_encoder import LEVEL_CHANNELS, PictureEncoder
 
 MIN_LOG_SCALE, MAX_LOG_SCALE = math.log(2e-3), math.log(2.0)
@@ -75,6 +75,9 @@ class CompletedDepth:
 class CompletionNetwork(nn.Module):
     """A U-Net on evidence with features of the picture at every scale, and attention over the whole view at 1/16.
 
+    Each pixel's depth lies between what the network says by itself and the smooth guess among its inputs, by a share
+    that it chooses: where surfaces go on as they were measured, the smooth guess is hard to beat.
+
     Args:
         config: sizes.
     """
@@ -92,7 +95,7 @@ class CompletionNetwork(nn.Module):
         self.down16 = _Residual(w8 + p16, w16, stride=2, skip=p16)
         self.attention = nn.ModuleList(_Attention(w16, config.heads) for _ in range(config.layers))
         self.up8, self.up4, self.up2 = _Up(w16, w8), _Up(w8, w4), _Up(w4, w2)
-        self.head = nn.Conv2d(w2, 8, 3, padding=1)
+        self.head = nn.Conv2d(w2, 12, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
@@ -122,9 +125,12 @@ class CompletionNetwork(nn.Module):
         for block in self.attention:
             x16 = block(x16)
         y = self.up2(self.up4(self.up8(x16, x8), x4), x2)
-        out = nnf.pixel_shuffle(self.head(y), 2).float()  # [B, 2, H, W]
+        out = nnf.pixel_shuffle(self.head(y), 2).float()  # [B, 3, H, W]
+        own = _LOG_REACH * torch.tanh(out[:, 0] / _LOG_REACH)
+        known, smooth = (channels[:, CHANNELS.index(name)].float() for name in SMOOTH_CHANNELS)
+        share = known * torch.sigmoid(out[:, 2])
         return CompletedDepth(
-            log_depth=_LOG_REACH * torch.tanh(out[:, 0] / _LOG_REACH),
+            log_depth=own + share * (smooth - own),
             log_scale=_within(out[:, 1] - 2.5, MIN_LOG_SCALE, MAX_LOG_SCALE),
         )
 

@@ -22,8 +22,8 @@ from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.pointmap.stereo.sgm import Smoothness
 from reconx_ros.pointmap.stereo.views import MatchView, match_view, normalised
 
-# Chosen on simulated rooms of the validation split, so that what is measured here is as often right as what the full sweep
-# measures. What a match costs told little there; how sure the guess was told most.
+# Chosen on simulated rooms of the validation split, so that what is measured here is as often right as what the full
+# sweep measures. What a match costs told little there; how sure the guess was told most.
 _WINDOW = 11  # px; wider than the full sweep's, since the guess follows slant and edges
 _STEPS = 10  # hypotheses on each side of the guess
 _REACH = 1.0  # Laplace scales of the guess that the search spans on each side

@@ -27,7 +27,7 @@ from reconx_ros.pointmap.completion.training.config import CompletionTrainingCon
 from reconx_ros.pointmap.completion.training.evaluate import calibration, scored, smooth_guess
 from reconx_ros.pointmap.completion.training.examples import ExampleView, example_paths, load_example
 from reconx_ros.pointmap.completion.training.losses import completion_loss
-from reconx_ros.pointmap.completion.weights import save_completion
+from reconx_ros.pointmap.completion.weights import LoadedCompletion, save_completion
 
 _BETAS = (0.9, 0.98)
 # A run may be resumed with other values of these: they change what is written, not what is learned.
@@ -50,6 +50,7 @@ class CompletionTrainingRun:
         real: folders of examples of real depth; may be empty.
         validation: folders of held-out examples by name; scores of each are logged.
         folder: where weights, state and log go.
+        start: an earlier network that this run goes on from; None starts from random weights.
         picture: parameters that the picture encoder starts with and keeps; None trains it, too.
         data: plain values that describe the data, for the card.
         on_log: gets every row of the log, too.
@@ -61,6 +62,7 @@ class CompletionTrainingRun:
     folder: Path
     real: Sequence[Path] = ()
     validation: Mapping[str, Path] = field(default_factory=dict)
+    start: LoadedCompletion | None = None
     picture: Mapping[str, torch.Tensor] | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     on_log: OnLog = _ignore
@@ -93,6 +95,8 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         self._hidden = hidden_channels(config.hide)
         torch.manual_seed(config.seed)
         self.network = CompletionNetwork(run.network)
+        if run.start is not None:
+            self.network.load_state_dict(run.start.network.state_dict())
         if run.picture is not None:
             self.network.picture.load_state_dict(dict(run.picture))
             self.network.picture.requires_grad_(False)
@@ -251,6 +255,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "data": dict(self.run.data),
             "training": to_mapping(self.run.config),
+            "started_from": None if self.run.start is None else _history(self.run.start.card),
             "steps_done": self.step,
             "seconds": round(self.seconds, 1),
             "device": self.device.type,
@@ -265,6 +270,11 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
         self._scores, self._calibration = dict(state["scores"]), list(state["calibration"])
+
+
+def _history(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an earlier network's card tells how it was trained."""
+    return {name: card[name] for name in ("started_from", "steps_done", "seconds", "training", "note") if name in card}
 
 
 def hidden_channels(names: str) -> list[int]:
