@@ -25,13 +25,14 @@ from reconx_ros.pipeline.selection import choose_completer
 from reconx_ros.pointmap.completion.base import Guess, completer_name, registry
 from reconx_ros.pointmap.completion.complete import completed, up_direction, without_guesses
 from reconx_ros.pointmap.completion.learned import LearnedCompleter, enlarged
-from reconx_ros.pointmap.completion.metric_network import fitted
+from reconx_ros.pointmap.completion.metric_network import MetricNetworkCompleter, fitted
 from reconx_ros.pointmap.completion.predict import Prediction, certainty
 from reconx_ros.pointmap.completion.smooth import SmoothCompleter
 from reconx_ros.pointmap.completion.weights import save_completion
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.guided import guided_depth
 from reconx_ros.pointmap.stereo.multiview import multiview_depth
+from reconx_ros.weights.cache import ModelCache
 from reconx_ros.weights.catalogue import WeightsRow
 
 CPU = torch.device("cpu")
@@ -181,6 +182,27 @@ def test_a_metric_network_is_fitted_in_scale_and_shift_of_inverse_depth() -> Non
     assert torch.allclose(flat.depth, torch.tensor(WALL_M))
     backwards = fitted(1 / truth, view)  # says far where it is near: no slope fits
     assert bool((backwards.depth > 0).all())
+
+
+def test_a_metric_network_completes_every_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Network:
+        def depth_m(self, rgb: torch.Tensor, camera: PinholeCamera) -> torch.Tensor:
+            assert rgb.shape[:2] == (camera.height, camera.width)
+            return torch.full(rgb.shape[:2], 3.0)
+
+    asked: list[str] = []
+
+    def resident(name: str, *rest: object) -> Network:
+        asked.append(name)
+        return Network()
+
+    monkeypatch.setattr("reconx_ros.pointmap.network.metric_depth.resident_network", resident)
+    completer = MetricNetworkCompleter().with_models(ModelCache())
+    config = PointmapConfig(completion="metric_network", metric_network="own")
+    views = [wall_view(0.0, left_half()), wall_view(0.1)]
+    found = completer.complete(views, config, up_world=None, device=CPU, job=JOB)
+    assert asked == ["own"] and torch.allclose(found[0].depth, torch.tensor(WALL_M))
+    assert bool((found[1].depth == 3).all())
 
 
 def test_maps_are_enlarged_without_values_between_two_surfaces() -> None:

@@ -28,7 +28,9 @@ from reconx_ros.core import (
     StorageError,
 )
 from reconx_ros.core.settings import updated
+from reconx_ros.learning import processes
 from reconx_ros.learning.log import LOG_FILE
+from reconx_ros.learning.processes import ProcessGroup
 from reconx_ros.pointmap.completion.inputs import CHANNELS, CompletionView, completion_view
 from reconx_ros.pointmap.completion.network import CompletedDepth
 from reconx_ros.pointmap.completion.predict import Prediction, certainty
@@ -313,6 +315,35 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data: Path, tmp_path
         assert torch.allclose(value, second.network.state_dict()[name], atol=1e-6), name
     with pytest.raises(InvalidInputError, match="cannot be resumed with other settings"):
         CompletionTrainer(run_of(data, tmp_path / "b", learning_rate=0.5), CPU, resume=True)
+
+
+def test_processes_share_a_step_and_their_gradients(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [example_paths(data / "train")]
+    (whole,) = training_groups(paths, [1.0], range(1), groups=2, seed=1, workers=0)
+    halves = [
+        next(training_groups(paths, [1.0], range(1), groups=2, seed=1, workers=0, share=ProcessGroup(rank=k, count=2)))
+        for k in range(2)
+    ]
+    assert [torch.equal(a.channels, half[0].channels) for a, half in zip(whole, halves, strict=True)] == [True, True]
+    with pytest.raises(InvalidInputError, match="expected a multiple of the 2 processes"):
+        next(training_groups(paths, [1.0], range(1), groups=3, seed=1, workers=0, share=ProcessGroup(rank=0, count=2)))
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda flat: flat.mul_(3.0))  # as if the other had twice as much
+    layer = torch.nn.Linear(2, 1)
+    layer(torch.ones(1, 2)).sum().backward()
+    ProcessGroup(rank=0, count=2).mean_gradients(layer.parameters())
+    assert all(bool((p.grad == 1.5).all()) for p in layer.parameters() if p.grad is not None)
+
+
+def test_a_process_finds_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes.join_processes(CPU) == ProcessGroup() and ProcessGroup().is_main
+    started: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(processes.dist, "init_process_group", started.append)
+    monkeypatch.setattr(processes.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(processes.torch, "set_num_threads", lambda count: started.append(str(count > 0)))
+    assert processes.join_processes(CPU) == ProcessGroup(rank=1, count=2) and started == ["gloo", "True"]
+    assert not ProcessGroup(rank=1, count=2).is_main
 
 
 def test_a_kept_picture_encoder_does_not_change(data: Path, tmp_path: Path) -> None:

@@ -40,11 +40,6 @@ class ProcessGroup:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.count > 1:
-            dist.barrier()
-
 
 def join_processes(device: torch.device) -> ProcessGroup:
     """This process's place among those that torchrun started; alone where it was not."""
