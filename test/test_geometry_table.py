@@ -136,7 +136,7 @@ def test_the_table_runs_on_a_scene_folder(folder: Path) -> None:
     assert given["scale_error"] < 0.01
     assert odometry["position_before"] == pytest.approx(0.0094, abs=0.001)
     text = geometry_markdown(rows)
-    assert text.count("\n") == 4 and "| room | 3 | odometry | multiview | 100 |" in text
+    assert text.count("\n") == 4 and "| room | 3 | odometry | multiview | - | 100 |" in text
 
 
 def test_sensor_depth_may_be_an_input(folder: Path) -> None:

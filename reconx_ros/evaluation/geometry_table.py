@@ -27,6 +27,7 @@ from reconx_ros.core import (
     ReconstructionError,
     ReconxError,
 )
+from reconx_ros.core.figures import Figure
 from reconx_ros.evaluation.depth import depth_ratios, depth_statistics
 from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors, pose_auc
 from reconx_ros.io.cameras_json import pose_key
@@ -304,17 +305,13 @@ def _kind_figures(found: AlignedViews, task: GeometryTask, scale: float) -> dict
     return figures
 
 
-def _number(key: str, digits: int, factor: float = 1.0) -> Callable[[dict[str, Any]], str]:
-    def show(row: dict[str, Any]) -> str:
-        value = row.get(key)
-        return "-" if value is None or not np.isfinite(value) else f"{factor * value:.{digits}f}"
-
-    return show
-
-
 def _median_and_max(key: str) -> Callable[[dict[str, Any]], str]:
-    median, largest = _number(f"{key}_median", 2), _number(f"{key}_max", 2)
-    return lambda row: f"{median(row)} / {largest(row)}" if f"{key}_median" in row else "-"
+    median, largest = (Figure(name=f"{key}_{which}", title=key, digits=2) for which in ("median", "max"))
+    return lambda row: f"{_shown(median)(row)} / {_shown(largest)(row)}" if median.name in row else "-"
+
+
+def _shown(figure: Figure) -> Callable[[dict[str, Any]], str]:
+    return lambda row: figure.written(row.get(figure.name))
 
 
 def _outcome(row: dict[str, Any]) -> str:
@@ -325,29 +322,34 @@ def _cell(show: Callable[[dict[str, Any]], str], row: dict[str, Any]) -> str:
     return show(row).replace("|", "\\|").replace("\n", " ")
 
 
+_REGISTERED = Figure(name="registered", title="registered", unit="%", digits=0, factor=100)
+_FIGURES = (
+    Figure(name="auc_5", title="AUC@5", digits=2),
+    Figure(name="auc_20", title="AUC@20", digits=2),
+    Figure(name="position_before", title="position before", unit="mm or milliunits", digits=1, factor=1000),
+    Figure(name="position", title="position", unit="mm or milliunits", digits=1, factor=1000),
+    Figure(name="depth_median", title="depth median", unit="%", digits=2, factor=100),
+    Figure(name="depth_within_2pct", title="depth within 2 %", unit="%", digits=0, factor=100),
+    Figure(name="depth_bias", title="depth bias", unit="%", digits=2, factor=100),
+    Figure(name="depth_within_2pct_unbiased", title="within 2 % without bias", unit="%", digits=0, factor=100),
+    Figure(name="confident_share", title="confident", unit="%", digits=0, factor=100),
+    Figure(name="observed_share", title="observed", unit="%", digits=0, factor=100),
+    Figure(name="observed_within_5pct", title="of these within 5 %", unit="%", digits=0, factor=100),
+    Figure(name="inferred_median", title="inferred: median error", unit="%", digits=1, factor=100),
+    Figure(name="inferred_within_10pct", title="inferred within 10 %", unit="%", digits=0, factor=100),
+    Figure(name="all_within_10pct", title="all within 10 %", unit="%", digits=0, factor=100),
+    Figure(name="scale_error", title="scale error", unit="%", digits=2, factor=100),
+    Figure(name="seconds", title="time", unit="s", digits=1),
+)
 _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("scene", lambda row: str(row["scene"])),
     ("views", lambda row: str(row["views"])),
     ("poses", lambda row: f"{row['poses']}{' + depth' if row['depth_input'] else ''}"),
     ("backend", lambda row: str(row.get("backend", "-"))),
-    ("registered %", _number("registered", 0, 100)),
+    ("matchers", lambda row: ", ".join(row.get("matchers", ())) or "-"),
+    (_REGISTERED.heading, _shown(_REGISTERED)),
     ("rotation deg (median / max)", _median_and_max("rotation_deg")),
     ("direction deg (median / max)", _median_and_max("direction_deg")),
-    ("AUC@5", _number("auc_5", 2)),
-    ("AUC@20", _number("auc_20", 2)),
-    ("position before, mm or milliunits", _number("position_before", 1, 1000)),
-    ("position", _number("position", 1, 1000)),
-    ("depth median %", _number("depth_median", 2, 100)),
-    ("depth within 2 %", _number("depth_within_2pct", 0, 100)),
-    ("depth bias %", _number("depth_bias", 2, 100)),
-    ("within 2 % without bias", _number("depth_within_2pct_unbiased", 0, 100)),
-    ("confident %", _number("confident_share", 0, 100)),
-    ("observed %", _number("observed_share", 0, 100)),
-    ("within 5 %", _number("observed_within_5pct", 0, 100)),
-    ("inferred: median %", _number("inferred_median", 1, 100)),
-    ("within 10 %", _number("inferred_within_10pct", 0, 100)),
-    ("all within 10 %", _number("all_within_10pct", 0, 100)),
-    ("scale error %", _number("scale_error", 2, 100)),
-    ("s", _number("seconds", 1)),
+    *((figure.heading, _shown(figure)) for figure in _FIGURES),
     ("outcome", _outcome),
 )

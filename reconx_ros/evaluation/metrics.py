@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from reconx_ros.core.figures import Figure
 from reconx_ros.evaluation.images import psnr, ssim, ssim_map
 from reconx_ros.evaluation.layout import ViewScore
 from reconx_ros.evaluation.visibility import Observed
@@ -57,49 +58,24 @@ class ComparedPicture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One figure of a picture, and of a method as the mean over its pictures.
+class Metric(Figure):
+    """One figure of a picture, and of a method as the mean over its pictures: a column of metrics.csv.
 
     Attributes:
-        name: column of metrics.csv, key in metrics.json.
-        title: heading in tables.
         score: the figure of one picture; None where it does not exist.
-        unit: "" when it has none.
-        digits, factor: how it is written: so many digits of so many times the figure.
-        higher_is_better: which of two is better.
         headline: whether it stands in the tables of scenes against methods; the first headline ranks methods.
         brief: how a line of the command line says it; "" leaves it out, None says title, figure and unit.
     """
 
-    name: str
-    title: str
     score: Callable[[ComparedPicture], float | None]
-    unit: str = ""
-    digits: int = 3
-    factor: float = 1.0
-    higher_is_better: bool = True
     headline: bool = False
     brief: str | None = None
-
-    @property
-    def heading(self) -> str:
-        """Title and unit."""
-        return f"{self.title}, {self.unit}" if self.unit else self.title
-
-    def written(self, value: float) -> str:
-        """The figure alone."""
-        return f"{self.factor * value:.{self.digits}f}"
 
     def said(self, value: float) -> str:
         """The figure in a line of words; empty where lines leave it out."""
         if self.brief is not None:
             return self.brief.format(value)
         return f"{self.title} {self.written(value)}{f' {self.unit}' if self.unit else ''}"
-
-    def best(self, values: Iterable[float | None]) -> float | None:
-        """The best of some figures; None where there is none."""
-        known = [v for v in values if v is not None]
-        return None if not known else (max(known) if self.higher_is_better else min(known))
 
 
 def _psnr_of_part(compared: ComparedPicture, *, seen: bool) -> float | None:

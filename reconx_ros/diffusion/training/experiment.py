@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import InvalidInputError, Job, StorageError
+from reconx_ros.core.figures import Figure
 from reconx_ros.core.files import write_text
 from reconx_ros.diffusion.training.clips import ClipSource
 from reconx_ros.diffusion.training.config import VideoTrainingConfig
@@ -30,8 +31,13 @@ from reconx_ros.learning.state import STATE_FILE
 
 ARMS = {"own points": "own", "another scene's points": "exchanged"}
 RELIANCE = "own points in training, another scene's in the test"
-METRICS = ("loss", "middle_loss", "psnr", "psnr_regression")
-_HIGHER_IS_BETTER = frozenset({"psnr", "psnr_regression"})
+METRICS = (
+    Figure(name="loss", title="loss", digits=4, higher_is_better=False),
+    Figure(name="middle_loss", title="middle_loss", digits=4, higher_is_better=False),
+    Figure(name="psnr", title="psnr", unit="dB", digits=4),
+    Figure(name="psnr_regression", title="psnr_regression", unit="dB", digits=4),
+)
+_BLEND = Figure(name="psnr_blend", title="psnr_blend", unit="dB", digits=4)  # of no network: nothing gains by it
 _RESULT = "result.json"
 
 
@@ -125,7 +131,11 @@ def summarised(rows: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[st
     """
     own, other = (rows[name] for name in ARMS)
     shared = sorted(set(own) & set(other))
-    gains = {m: [_better(m, own[seed][m], other[seed][m]) for seed in shared] for m in METRICS if _has(rows, m)}
+    gains = {
+        m.name: [m.gain(own[seed][m.name], other[seed][m.name]) for seed in shared]
+        for m in METRICS
+        if _has(rows, m.name)
+    }
     return {
         "mean": {arm: {m: float(np.mean(v)) for m, v in _columns(seeds).items()} for arm, seeds in rows.items()},
         "spread": {arm: {m: _spread(v) for m, v in _columns(seeds).items()} for arm, seeds in rows.items()},
@@ -139,32 +149,27 @@ def summarised(rows: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[st
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The table of a report."""
-    names = [m for m in (*METRICS, "psnr_blend") if any(m in row for row in report["mean"].values())]
+    shown = [m for m in (*METRICS, _BLEND) if any(m.name in row for row in report["mean"].values())]
     lines = [
         "# Structure condition: own points against those of another scene", "",
         "Held-out rooms; mean ± standard deviation over seeds. Loss: eq. 5 at fixed timesteps and noise, over all"
-        " frames and over the middle ones; PSNR in dB of the middle frames, sampled, and in one step from pure noise;"
+        " frames and over the middle ones; PSNR of the middle frames, sampled, and in one step from pure noise;"
         " psnr_blend fades from the first frame to the last.", "",
-        f"| Points | {' | '.join(names)} |", f"|---|{'---|' * len(names)}",
+        f"| Points | {' | '.join(m.heading for m in shown)} |", f"|---|{'---|' * len(shown)}",
     ]  # fmt: skip
     for arm, means in report["mean"].items():
-        cells = [_cell(means.get(m), report["spread"][arm].get(m)) for m in names]
+        cells = [_cell(m, means.get(m.name), report["spread"][arm].get(m.name)) for m in shown]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     lines += ["", "Gain of own points, seed by seed (positive is better):", ""]
-    for metric, gain in report["gain"].items():
-        cell = _cell(gain["mean"], gain["spread"])
-        lines.append(f"- {metric}: {cell}, positive in {gain['positive']} of {gain['seeds']} seeds")
+    for metric in (m for m in METRICS if m.name in report["gain"]):
+        gain = report["gain"][metric.name]
+        cell = _cell(metric, gain["mean"], gain["spread"])
+        lines.append(f"- {metric.name}: {cell}, positive in {gain['positive']} of {gain['seeds']} seeds")
     return "\n".join(lines) + "\n"
 
 
-def _cell(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
-
-
-def _better(metric: str, own: float, other: float) -> float:
-    return own - other if metric in _HIGHER_IS_BETTER else other - own
+def _cell(metric: Figure, mean: float | None, spread: float | None) -> str:
+    return metric.written(mean) + ("" if spread is None else f" ± {metric.written(spread)}")
 
 
 def _has(rows: Mapping[str, Mapping[int, Mapping[str, float]]], metric: str) -> bool:
