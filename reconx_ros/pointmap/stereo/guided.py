@@ -43,7 +43,8 @@ class GuidedDepth:
 
     Attributes:
         depth: [H, W] z-depth in the world's unit; any number where not measured.
-        confidence: [H, W] in [0, 1], as multi-view stereo gives it; 0 where not measured.
+        confidence: [H, W] in [0, 1], as multi-view stereo gives it, times the certainty of the guess; 0 where not
+            measured.
         measured: [H, W] bool, pixels that were open and are measured now.
     """
 
@@ -92,9 +93,8 @@ def guided_depth(
         sources = [prepared[j] for j in neighbours[i][: settings.sources]]
         found.append(_swept(kernels, view, sources, scaled[i], scales[i].to(device), _WINDOW))
     tested = [_tested(view, m, f, unit) for view, m, f in zip(views, prepared, found, strict=True)]
-    sure = [certainty.to(device) >= _MIN_CERTAINTY for certainty in certainties]
     return [
-        _checked(kernels, views[i], tested, neighbours[i], found[i], i, config, unit, sure[i])
+        _checked(kernels, views[i], tested, neighbours[i], found[i], i, config, unit, certainties[i].to(device))
         for i in range(len(views))
     ]
 
@@ -158,13 +158,16 @@ def _checked(
     index: int,
     config: PointmapConfig,
     unit: float,
-    sure: torch.Tensor,
+    certainty: torch.Tensor,
 ) -> GuidedDepth:
+    """Keep what other views confirm around a sure guess; both have to be right, so that their chances multiply."""
     told = kernels.agreement(tested[index], [tested[j] for j in neighbours], config.consistency)
     needed = told.sees.clamp(1, config.own(MultiviewSettings).min_consistent)
     trust = confidence(told, found.margin, view.camera.fx) * torch.where(told.agrees >= needed, 1.0, LIKELY_TRUST)
     agreed = (told.agrees >= 1) & (told.denies <= told.agrees) & (trust >= _MIN_TRUST)
-    fresh = agreed & sure & (found.cost < _MAX_COST) & ~view.valid.to(agreed.device)
+    fresh = agreed & (certainty >= _MIN_CERTAINTY) & (found.cost < _MAX_COST) & ~view.valid.to(agreed.device)
     both = fresh | view.valid.to(agreed.device)
     fresh &= kernels.without_speckles(told.depth, both, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
-    return GuidedDepth(depth=(told.depth * unit).cpu(), confidence=(trust * fresh).cpu(), measured=fresh.cpu())
+    return GuidedDepth(
+        depth=(told.depth * unit).cpu(), confidence=(trust * certainty * fresh).cpu(), measured=fresh.cpu()
+    )
