@@ -22,6 +22,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from reconx_ros.msg import Status
 from reconx_ros.srv import LoadMap
 from ros_graph import TIMEOUT_S, FakeCamera, Graph, NodeProcess, graph
+from test_model_cache import lpips_files
 
 from reconx_ros.core import (
     SE3,
@@ -313,6 +314,31 @@ def test_cycles_of_configuration_leave_no_thread_descriptor_or_memory(made: Grap
     assert manager.reset() and children(server) == []
     after = threads(server), descriptors(server)
     assert after[0] <= before[0] + POOL and after[1] <= before[1], (before, after)
+
+
+def test_cleanup_gives_the_memory_of_networks_back_and_configure_loads_them_again(made: Graph, tmp_path: Path) -> None:
+    trunk, heads = lpips_files(tmp_path)
+    server = made.start(
+        SERVER, ros__autostart=False, device="cpu", splatting__lpips_trunk=str(trunk), splatting__lpips_heads=str(heads)
+    )
+    manager = Manager(made, (SERVER,))
+    assert manager.state(SERVER) == State.PRIMARY_STATE_UNCONFIGURED
+    alone = resident_mib(server)
+    assert manager.startup()
+    (worker,) = children(server)
+    assert manager.pause() and children(server) == [worker], "deactivate keeps what is loaded"
+    assert manager.resume() and children(server) == [worker]
+    assert manager.reset()
+    assert children(server) == [] and not Path(f"/proc/{worker}").exists()
+    assert resident_mib(server) - alone < 20.0
+    assert server.text().count("with LPIPS") == 1
+    away = trunk.rename(tmp_path / "away")
+    assert not manager.startup(), "configure found a network that nobody had loaded again"
+    assert manager.state(SERVER) == State.PRIMARY_STATE_UNCONFIGURED and children(server) == []
+    away.rename(trunk)
+    assert manager.startup()
+    assert server.text().count("with LPIPS") == 2 and children(server) not in ([], [worker])
+    assert server.stop() == 0
 
 
 def large_map() -> map_files.SavedMap:

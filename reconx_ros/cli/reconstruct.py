@@ -26,17 +26,13 @@ from reconx_ros.core import BY_TRUST, InvalidInputError, Job, Keyframe, Provenan
 from reconx_ros.io.cameras_json import POSE_KINDS, pose_key
 from reconx_ros.io.readers.layouts import LAYOUT_NAMES, layout_from_folder
 from reconx_ros.io.scenes import Scene, read_scene
-from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstruction, Reconstructor
 from reconx_ros.pipeline.result import save_reconstruction
-from reconx_ros.pipeline.selection import choose_device
-from reconx_ros.pipeline.working_frame import centred
-from reconx_ros.pointmap.sfm.refine import refine_poses
+from reconx_ros.pipeline.sound_positions import require_sound_positions
 
 _MAX_SIDE = 1600  # px; larger pictures are shrunk when read
 _VIEWS = 6
-_SURE_ROTATION_DEG = 0.001
 
 
 def add_parser(commands: Any) -> None:
@@ -107,26 +103,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, summary)
     return EXIT_OK
-
-
-def require_sound_positions(scene: Scene, keyframes: list[Keyframe], config: ReconxConfig) -> None:
-    """Refuse camera positions that rounding moved, which the pictures tell; unless they are to be corrected anyway.
-
-    Raises:
-        InvalidInputError: when the pictures move cameras of a scene with coarse positions.
-    """
-    if not scene.coarse_positions or config.pointmap.refine_poses or keyframes[0].frame.world_from_cam is None:
-        return
-    near = centred(keyframes).keyframes(keyframes)
-    sure = replace(config.pointmap, prior_rotation_sigma_deg=_SURE_ROTATION_DEG)
-    refined = refine_poses(near, sure, Job(stage="reconstruct"), device=choose_device(config.device))
-    if refined.corrections:
-        moved = float(np.median([c.moved for c in refined.corrections]))
-        raise InvalidInputError(
-            f"camera positions of {scene.root} are off by {moved:.2g} units (median), as the pictures tell: this far "
-            "from the origin, rotations with 8 digits misplace a camera; expected a model about a nearer origin "
-            "(subtract an offset), or --set pointmap.refine_poses=true, which corrects what the pictures show"
-        )
 
 
 def read_input(folder: Path, poses: str | None, fov_deg: float | None, **options: Any) -> Scene:

@@ -29,12 +29,14 @@ from reconx_ros.core import (
 )
 from reconx_ros.core.figures import Figure
 from reconx_ros.evaluation.depth import depth_ratios, depth_statistics
+from reconx_ros.evaluation.heldout import with_world_from_cams
 from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors, pose_auc
 from reconx_ros.io.cameras_json import pose_key
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.keyframes import chosen_keyframe
 from reconx_ros.pipeline.reconstructor import Reconstructor
+from reconx_ros.pipeline.sound_positions import require_sound_positions
 
 VIEW_COUNTS = (2, 3, 6, 9)
 MIN_CONFIDENCE = 0.5
@@ -94,7 +96,9 @@ def evaluate_geometry(
     }
     started = time.perf_counter()
     try:
-        task = geometry_task(read_scene(scene_folder, poses="c2w"), views, poses, use_depth=use_depth)
+        scene = read_scene(scene_folder, poses="c2w")
+        task = geometry_task(scene, views, poses, use_depth=use_depth)
+        require_sound_positions(scene, with_world_from_cams(task.keyframes, task.truth), config, job)
         found = Reconstructor(config).align(task.keyframes, metric_poses=task.metric_scale, job=job)
         row.update(score_geometry(found, task))
     except CancelledError:
@@ -190,8 +194,8 @@ def geometry_table(
     """
     rows = []
     for folder in folders:
-        scene = read_scene(folder, poses="c2w_dataset", depth=False, max_size=32)
-        has_odometry = any(f.world_from_cam is not None for f in scene.frames)
+        scene = read_scene(folder, poses=None, depth=False, max_size=32)
+        has_odometry = _has_odometry(scene)
         for kind in poses:
             for count in views:
                 if count > len(scene.names) or (kind == "odometry" and not has_odometry):
@@ -200,6 +204,14 @@ def geometry_table(
                 if on_row is not None:
                     on_row(rows[-1])
     return rows
+
+
+def _has_odometry(scene: Scene) -> bool:
+    """Whether the scene has other poses than its reference, which only our own layout can hold."""
+    if scene.layout != "reconx":
+        return False
+    noisy = read_scene(scene.root, poses=pose_key("odometry"), depth=False, max_size=32)
+    return any(view.world_from_cam is not None for view in noisy.views)
 
 
 def geometry_markdown(rows: Sequence[dict[str, Any]]) -> str:

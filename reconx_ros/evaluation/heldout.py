@@ -36,6 +36,7 @@ class HeldOutTask:
         metric_scale: whether the world's unit is the metre.
         poses: what the inputs carry: "given", "odometry" or "none".
         originals: the inputs at the size from which cameras are found or refined; as ``keyframes`` where it is empty.
+        source: the inputs as the scene has them; None for a task that is not from a scene's files.
     """
 
     scene: str
@@ -49,6 +50,19 @@ class HeldOutTask:
     metric_scale: bool
     poses: str = "given"
     originals: tuple[Keyframe, ...] = ()
+    source: Scene | None = None
+
+    @property
+    def true_keyframes(self) -> tuple[Keyframe, ...]:
+        """The inputs, as large as cameras are found from, with their true poses."""
+        return with_world_from_cams(self.originals or self.keyframes, self.truth)
+
+
+def with_world_from_cams(keyframes: Sequence[Keyframe], poses: Sequence[SE3]) -> tuple[Keyframe, ...]:
+    """The keyframes at other poses."""
+    return tuple(
+        replace(k, frame=replace(k.frame, world_from_cam=pose)) for k, pose in zip(keyframes, poses, strict=True)
+    )
 
 
 def posed(frame: Frame) -> SE3:
@@ -105,6 +119,7 @@ def heldout_task(
         metric_scale=scene.metric_scale,
         poses=poses,
         originals=() if large is None else _keyframes(large, carried),
+        source=inputs,
     )
 
 

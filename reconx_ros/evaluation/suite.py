@@ -36,6 +36,7 @@ from reconx_ros.evaluation.protocol import evaluate_setting, seeded
 from reconx_ros.evaluation.summary import markdown, summarise
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.report import versions
+from reconx_ros.pipeline.sound_positions import require_sound_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,8 @@ def run_suite(
         task = _task(suite, scene, views, poses, config.keyframes.max_size)
         if task is None:
             continue
+        if task.source is not None:
+            require_sound_positions(task.source, task.true_keyframes, config, job)
         for seed in range(suite.seeds):
             rows = method_rows(seeded(config, seed), ablation=suite.ablation, extras=suite.extras)
             setting = RunSetting(scene=task.scene, views=views, poses=poses, seed=seed)

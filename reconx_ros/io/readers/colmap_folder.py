@@ -79,7 +79,7 @@ def _coarse(moves: float) -> tuple[str, ...]:
         return ()
     return (
         f"so far from the origin, rounding of 1e-8 in a rotation moves a camera by {100 * moves:.2g} % of the cameras' "
-        "spread; reconx reconstruct asks the pictures whether it did",
+        "spread; reconx reconstruct and evaluate ask the pictures whether it did",
     )
 
 
