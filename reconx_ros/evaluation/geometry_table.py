@@ -32,6 +32,7 @@ from reconx_ros.evaluation.depth import depth_ratios, depth_statistics
 from reconx_ros.evaluation.heldout import with_world_from_cams
 from reconx_ros.evaluation.poses import absolute_errors, binned_auc, pair_errors, pose_auc
 from reconx_ros.io.cameras_json import pose_key
+from reconx_ros.io.readers.layouts import OWN_LAYOUT
 from reconx_ros.io.scenes import Scene, read_scene
 from reconx_ros.pipeline.config import ReconxConfig
 from reconx_ros.pipeline.keyframes import chosen_keyframe
@@ -208,7 +209,7 @@ def geometry_table(
 
 def _has_odometry(scene: Scene) -> bool:
     """Whether the scene has other poses than its reference, which only our own layout can hold."""
-    if scene.layout != "reconx":
+    if scene.layout != OWN_LAYOUT:
         return False
     noisy = read_scene(scene.root, poses=pose_key("odometry"), depth=False, max_size=32)
     return any(view.world_from_cam is not None for view in noisy.views)

@@ -24,7 +24,7 @@ from reconx_ros.io.images import write_depth, write_image
 from reconx_ros.io.plausible import check_camera, check_one_file_each, check_unique
 from reconx_ros.io.readers.base import Request
 from reconx_ros.io.readers.chunks import INDEX_CROP, video_keys
-from reconx_ros.io.readers.layouts import layout_from_folder
+from reconx_ros.io.readers.layouts import OWN_LAYOUT, layout_from_folder
 from reconx_ros.io.readers.photos import camera_from_fov
 from reconx_ros.io.readers.scene_folder import CAMERAS_FILE
 from reconx_ros.io.scene_views import Scene, SceneSplit, SceneView, without_lost_depth
@@ -100,7 +100,7 @@ def read_scene(
     )
     scene = without_lost_depth(layout.read(request))
     _check(scene)
-    if layout.name != "reconx" and (root / CAMERAS_FILE).is_file():
+    if layout.name != OWN_LAYOUT and (root / CAMERAS_FILE).is_file():
         note = f"{CAMERAS_FILE} is not read: it is another program's, or another layout was asked for"
         scene = replace(scene, notes=(*scene.notes, note))
     if crop is None and index is not None:
@@ -144,7 +144,7 @@ def _check_poses(root: Path, layout: str, poses: str | None) -> None:
         return
     if poses not in POSE_KEYS:
         raise InvalidInputError(f"scene poses are '{poses}', expected one of {', '.join(POSE_KEYS)} or none")
-    if layout != "reconx" and poses != "c2w":
+    if layout != OWN_LAYOUT and poses != "c2w":
         raise InvalidInputError(f"scene {root} ({layout}) has no '{poses}' poses, expected its given ones or none")
 
 

@@ -8,9 +8,10 @@ from reconx_ros.core import InvalidInputError
 from reconx_ros.io.readers import chunks, colmap_folder, dtu, indoor, llff, nerfstudio, photos, scene_folder, tum
 from reconx_ros.io.readers.base import SceneLayout
 
+OWN_LAYOUT = "reconx"
 LAYOUTS = (
     SceneLayout(
-        name="reconx",
+        name=OWN_LAYOUT,
         looks="cameras.json and images/",
         recognise=scene_folder.is_scene_folder,
         read=scene_folder.read_scene_folder,
