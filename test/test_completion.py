@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from completion_scenes import CAMERA, TINY, WALL_M, left_half, tiny_network, wall_frame, wall_view
@@ -23,7 +22,8 @@ from reconx_ros.core import (
 )
 from reconx_ros.pipeline.selection import choose_completer
 from reconx_ros.pointmap.completion.base import Guess, completer_name, registry
-from reconx_ros.pointmap.completion.complete import completed, up_direction, without_guesses
+from reconx_ros.pointmap.completion.complete import completed, without_guesses
+from reconx_ros.pointmap.completion.inputs import up_direction
 from reconx_ros.pointmap.completion.learned import LearnedCompleter, enlarged
 from reconx_ros.pointmap.completion.metric_network import MetricNetworkCompleter, fitted
 from reconx_ros.pointmap.completion.predict import Prediction, certainty
@@ -57,15 +57,9 @@ class Constant:
         self._depth, self._certainty = depth, certainty
 
     def complete(
-        self,
-        views: Sequence[PointMap],
-        config: PointmapConfig,
-        *,
-        up_world: np.ndarray | None,
-        device: torch.device,
-        job: Job,
+        self, views: Sequence[PointMap], config: PointmapConfig, *, device: torch.device, job: Job
     ) -> list[Guess]:
-        del config, up_world, device, job
+        del config, device, job
         full = torch.full((48, 64), self._depth)
         return [Guess(depth=full, certainty=0 * full + self._certainty, scale=0 * full + 0.1) for _ in views]
 
@@ -155,10 +149,10 @@ def test_the_axis_against_gravity(axis: str, expected: list[float] | None) -> No
 
 def test_a_smooth_guess_goes_through_what_is_known() -> None:
     views = [wall_view(0.0, left_half()), wall_view(0.1)]
-    found = SmoothCompleter().complete(views, PointmapConfig(), up_world=None, device=CPU, job=JOB)
+    found = SmoothCompleter().complete(views, PointmapConfig(), device=CPU, job=JOB)
     assert all(torch.allclose(g.depth, torch.tensor(WALL_M), rtol=0.02) for g in found)
     assert bool((found[0].certainty < 0.5).all())
-    (alone,) = SmoothCompleter().complete([wall_view()], PointmapConfig(), up_world=None, device=CPU, job=JOB)
+    (alone,) = SmoothCompleter().complete([wall_view()], PointmapConfig(), device=CPU, job=JOB)
     assert bool((alone.depth == 1).all())
 
 
@@ -200,7 +194,7 @@ def test_a_metric_network_completes_every_view(monkeypatch: pytest.MonkeyPatch) 
     completer = MetricNetworkCompleter().with_models(ModelCache())
     config = PointmapConfig(completion="metric_network", metric_network="own")
     views = [wall_view(0.0, left_half()), wall_view(0.1)]
-    found = completer.complete(views, config, up_world=None, device=CPU, job=JOB)
+    found = completer.complete(views, config, device=CPU, job=JOB)
     assert asked == ["own"] and torch.allclose(found[0].depth, torch.tensor(WALL_M))
     assert bool((found[1].depth == 3).all())
 
@@ -234,7 +228,7 @@ def test_a_network_of_ones_own_completes_views_of_another_grid(own_weights: Poin
     )  # fmt: skip
     black = replace(wall_view(0.1, left_half()), rgb=torch.zeros(48, 64, 3))
     completer = LearnedCompleter()
-    found = completer.complete([view, black], own_weights, up_world=None, device=CPU, job=JOB)
+    found = completer.complete([view, black], own_weights, device=CPU, job=JOB)
     assert [g.depth.shape for g in found] == [(90, 200), (48, 64)]
     assert all(bool((torch.isfinite(g.depth) & (g.depth > 0)).all()) for g in found)
     loaded = completer.load(own_weights, CPU)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 
 from reconx_ros.core import Job, PointMap
@@ -46,20 +45,13 @@ class DepthCompleter(Protocol):
     name: str
 
     def complete(
-        self,
-        views: Sequence[PointMap],
-        config: PointmapConfig,
-        *,
-        up_world: np.ndarray | None,
-        device: torch.device,
-        job: Job,
+        self, views: Sequence[PointMap], config: PointmapConfig, *, device: torch.device, job: Job
     ) -> list[Guess]:
         """A guess for every view, on its grid and in its unit.
 
         Args:
             views: of one scene; where no pixel of any of them is valid, guesses are relative.
             config: the stage's settings.
-            up_world: [3] unit vector against gravity; None where unknown.
             device: where torch computes.
             job: progress and cancellation.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from reconx_ros.core import AlignedViews, Job, PointMap, Provenance
@@ -14,15 +13,6 @@ from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.guided import GuidedDepth, guided_depth
 
 _GUESS_SHARE = 0.5  # of the progress
-_AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
-
-
-def up_direction(axis: str) -> np.ndarray | None:
-    """[3] unit vector against gravity of a setting like "z" or "-y"; None for "none", and an "auto" still open."""
-    if axis in ("none", "auto"):
-        return None
-    vector = np.array(_AXES[axis[-1]])
-    return -vector if axis.startswith("-") else vector
 
 
 def completed(
@@ -46,8 +36,7 @@ def completed(
         CancelledError: when the job was cancelled.
     """
     measured = any(bool(view.valid.any()) for view in views.views)
-    up = up_direction(config.up_axis)
-    guesses = completer.complete(views.views, config, up_world=up, device=device, job=job.part(0.0, _GUESS_SHARE))
+    guesses = completer.complete(views.views, config, device=device, job=job.part(0.0, _GUESS_SHARE))
     looks = _second_look(views.views, guesses, config, device, job.part(_GUESS_SHARE, 1.0))
     found = [_merged(v, g, look) for v, g, look in zip(views.views, guesses, looks, strict=True)]
     if measured:

@@ -18,6 +18,7 @@ _MIN_CONFIDENCE = 0.01  # below it, a depth is a guess and not a measurement
 _COUNT_HALF = 2.0  # views at which a count's channel is 1/2
 _SMOOTH_ITERATIONS = 10
 _LOG_REACH = 3.0  # logarithms of depth over the scene's leave +- this at no pixel that helps
+_AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 EVIDENCE_CHANNELS = ("measured", "measured_log", "confidence", "guessed", "guess_log", "cost", "margin", "sees",
                      "agrees", "denies")  # fmt: skip
 GEOMETRY_CHANNELS = ("ray_x", "ray_y", "elevation", "gravity_known")
@@ -52,6 +53,14 @@ class CompletionView:
     def measured(self) -> torch.Tensor:
         """[H, W] bool: pixels with a measured depth."""
         return self.confidence > 0
+
+
+def up_direction(axis: str) -> np.ndarray | None:
+    """[3] unit vector against gravity of a setting like "z" or "-y"; None for "none", and an "auto" still open."""
+    if axis in ("none", "auto"):
+        return None
+    vector = np.array(_AXES[axis[-1]])
+    return -vector if axis.startswith("-") else vector
 
 
 def network_grid(camera: PinholeCamera, size: int) -> PinholeCamera:

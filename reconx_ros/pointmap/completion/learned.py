@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as nnf
 
@@ -13,7 +12,7 @@ from reconx_ros.core import Job, PinholeCamera, PointMap
 from reconx_ros.core.memory import limit_bytes
 from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.pointmap.completion.base import Guess
-from reconx_ros.pointmap.completion.inputs import completion_view, scene_scale
+from reconx_ros.pointmap.completion.inputs import completion_view, scene_scale, up_direction
 from reconx_ros.pointmap.completion.predict import Prediction, predict
 from reconx_ros.pointmap.completion.weights import SHIPPED_NAME, LoadedCompletion, load_completion
 from reconx_ros.weights.cache import ModelCache, module_bytes
@@ -69,18 +68,13 @@ class LearnedCompleter:
         )
 
     def complete(
-        self,
-        views: Sequence[PointMap],
-        config: PointmapConfig,
-        *,
-        up_world: np.ndarray | None,
-        device: torch.device,
-        job: Job,
+        self, views: Sequence[PointMap], config: PointmapConfig, *, device: torch.device, job: Job
     ) -> list[Guess]:
         """As ``DepthCompleter``: two passes, the second with what the other views show."""
         loaded = self.load(config, device)
         job.step(0.1, "completing depth")
         size = loaded.network.config.size
+        up_world = up_direction(config.up_axis)
         given = [completion_view(view, size, up_world) for view in views]
         at_once = max(1, min(4, int((limit_bytes(config.max_memory_gb) or 2**30) / _VIEW_BYTES)))
         found = predict(loaded.network, given, scene_scale(given) or 1.0, at_once=at_once, job=job)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from reconx_ros.core import Job, PointMap
@@ -41,13 +40,7 @@ class MetricNetworkCompleter:
         return type(self)(models)
 
     def complete(
-        self,
-        views: Sequence[PointMap],
-        config: PointmapConfig,
-        *,
-        up_world: np.ndarray | None,
-        device: torch.device,
-        job: Job,
+        self, views: Sequence[PointMap], config: PointmapConfig, *, device: torch.device, job: Job
     ) -> list[Guess]:
         """As ``DepthCompleter``.
 
@@ -57,7 +50,6 @@ class MetricNetworkCompleter:
         """
         from reconx_ros.pointmap.network.metric_depth import resident_network
 
-        del up_world
         network = resident_network(config.metric_network, self._models, device, limit_bytes(config.max_memory_gb) or 0)
         guesses = []
         for k, view in enumerate(views):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from reconx_ros.core import Job, PointMap
@@ -25,16 +24,10 @@ class SmoothCompleter:
     name = "smooth"
 
     def complete(
-        self,
-        views: Sequence[PointMap],
-        config: PointmapConfig,
-        *,
-        up_world: np.ndarray | None,
-        device: torch.device,
-        job: Job,
+        self, views: Sequence[PointMap], config: PointmapConfig, *, device: torch.device, job: Job
     ) -> list[Guess]:
         """As ``DepthCompleter``."""
-        del config, up_world, device
+        del config, device
         known = [view.depth[view.valid] for view in views if bool(view.valid.any())]
         typical = float(torch.cat(known).median()) if known else 1.0
         guesses = []
