@@ -13,8 +13,7 @@ from reconx_ros.pointmap.completion.inputs import CompletionView
 from reconx_ros.pointmap.completion.predict import Prediction, predict
 from reconx_ros.pointmap.completion.training.evaluate import calibration, scored
 from reconx_ros.pointmap.completion.training.examples import example_paths, load_example
-from reconx_ros.pointmap.completion.training.trainer import TRAINED_NAME
-from reconx_ros.pointmap.completion.weights import SHIPPED_NAME, load_completion
+from reconx_ros.pointmap.completion.weights import SHIPPED_NAME, TRAINED_NAME, load_completion
 from reconx_ros.weights.catalogue import write_shipped
 
 Points = Sequence[tuple[float, float]]

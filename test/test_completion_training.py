@@ -58,12 +58,11 @@ from reconx_ros.pointmap.completion.training.examples import (
 from reconx_ros.pointmap.completion.training.losses import completion_loss
 from reconx_ros.pointmap.completion.training.real_depth import read_rgbd, real_depth_groups
 from reconx_ros.pointmap.completion.training.trainer import (
-    TRAINED_NAME,
     CompletionTrainer,
     CompletionTrainingRun,
     hidden_channels,
 )
-from reconx_ros.pointmap.completion.weights import load_completion
+from reconx_ros.pointmap.completion.weights import TRAINED_NAME, load_completion
 
 CPU = torch.device("cpu")
 JOB = Job(stage="train")

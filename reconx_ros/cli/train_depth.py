@@ -169,8 +169,8 @@ def _train(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> CompletionTrainingRun:
     from reconx_ros.pointmap.completion.network import CompletionConfig
     from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
-    from reconx_ros.pointmap.completion.training.trainer import TRAINED_NAME, CompletionTrainingRun
-    from reconx_ros.pointmap.completion.weights import load_completion
+    from reconx_ros.pointmap.completion.training.trainer import CompletionTrainingRun
+    from reconx_ros.pointmap.completion.weights import TRAINED_NAME, load_completion
 
     own, network, _ = overrides(arguments)
     folders: list[Path] = arguments.data

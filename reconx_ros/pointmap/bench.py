@@ -154,8 +154,7 @@ def _view_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
 
     own = MultiviewSettings()
     row = _row(f"whole view, of {count}", width, height, min(own.sources, count - 1), own.planes, own.window)
-    times = compared(reconstruct("native"), reconstruct("torch"), min(repeats, 3), 1)
-    return row | {name: value if name == "ratio" else value / count for name, value in times.items()}
+    return row | _per_view(compared(reconstruct("native"), reconstruct("torch"), min(repeats, 3), 1), count)
 
 
 def _completion_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
@@ -175,7 +174,12 @@ def _completion_row(case: tuple[int, int, int], repeats: int) -> dict[str, Any]:
         min(repeats, 3),
         1,
     )
-    return row | {name: value if name == "ratio" else value / count for name, value in times.items()}
+    return row | _per_view(times, count)
+
+
+def _per_view(times: dict[str, float], count: int) -> dict[str, float]:
+    """Times of a run over a number of views, for one of them."""
+    return {name: value if name == "ratio" else value / count for name, value in times.items()}
 
 
 def _row(

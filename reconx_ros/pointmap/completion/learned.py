@@ -14,7 +14,7 @@ from reconx_ros.geometry.resize import resize_nearest
 from reconx_ros.pointmap.completion.base import Guess
 from reconx_ros.pointmap.completion.inputs import completion_view, scene_scale, up_direction
 from reconx_ros.pointmap.completion.predict import Prediction, predict
-from reconx_ros.pointmap.completion.weights import SHIPPED_NAME, LoadedCompletion, load_completion
+from reconx_ros.pointmap.completion.weights import SHIPPED_NAME, TRAINED_NAME, LoadedCompletion, load_completion
 from reconx_ros.weights.cache import ModelCache, module_bytes
 from reconx_ros.weights.catalogue import catalogue
 from reconx_ros.weights.resolve import find, how_to_get, resolve
@@ -56,7 +56,7 @@ class LearnedCompleter:
             InvalidInputError: when it is another kind of network.
         """
         source = resolve(config.completion_weights, setting="pointmap.completion_weights")
-        path = source.path / "model.safetensors" if source.path.is_dir() else source.path
+        path = source.path / TRAINED_NAME if source.path.is_dir() else source.path
         return self._models.get(
             [source],
             "completion network",

@@ -54,12 +54,24 @@ def with_others(
         unit: the network's unit.
     """
     guesses = [merged(view, first, k, unit) for k, view in enumerate(views)]
-    return with_channels(told, [seen_from(g, [o for o in guesses if o is not g], unit) for g in guesses])
+    return _shown_others(told, guesses, guesses, unit)
 
 
-def with_channels(told: torch.Tensor, seen: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Channels [V, C, H, W] whose last ones are those of other views, V times [3, H, W]."""
-    return torch.cat([told[:, : -len(OTHERS_CHANNELS)], torch.stack(list(seen)).to(told.device)], dim=1)
+def _shown_others(
+    told: torch.Tensor, here: Sequence[DepthGuess], everyone: Sequence[DepthGuess], unit: float
+) -> torch.Tensor:
+    """Channels [V, C, H, W] of some views with what all but each itself found."""
+    seen = [seen_from(g, [o for o in everyone if o is not g], unit) for g in here]
+    return torch.cat([told[:, : -len(OTHERS_CHANNELS)], torch.stack(seen).to(told.device)], dim=1)
+
+
+def without_channels(told: torch.Tensor, hidden: Sequence[int]) -> torch.Tensor:
+    """Channels [V, C, H, W] of which some are zero."""
+    if not hidden:
+        return told
+    told = told.clone()
+    told[:, list(hidden)] = 0
+    return told
 
 
 def merged(view: CompletionView, found: CompletedDepth, index: int, unit: float) -> DepthGuess:
@@ -117,8 +129,7 @@ def predict(
         _step(job, 0.5 + k / (passes * len(parts)))
         here = guesses[start : start + len(rgb)]
         start += len(rgb)
-        told = with_channels(told, [seen_from(g, [o for o in guesses if o is not g], unit) for g in here])
-        again.append(_run(network, (rgb, told), features[k], hidden))
+        again.append(_run(network, (rgb, _shown_others(told, here, guesses, unit)), features[k], hidden))
     return [_prediction(out, k, unit) for out in again for k in range(len(out.log_depth))]
 
 
@@ -135,10 +146,7 @@ def _run(
 ) -> CompletedDepth:
     rgb, told = inputs
     device = features[0].device
-    if hidden:
-        told = told.clone()
-        told[:, list(hidden)] = 0
-    out = network(rgb.to(device), told.to(device), features)
+    out = network(rgb.to(device), without_channels(told, hidden).to(device), features)
     return CompletedDepth(log_depth=out.log_depth.float().cpu(), log_scale=out.log_scale.float().cpu())
 
 

@@ -19,6 +19,7 @@ from reconx_ros.pointmap.completion.predict import Prediction
 from reconx_ros.weights.tensors import read_tensors
 
 SHIPPED_NAME = "reconx-depth-small"  # in the catalogue
+TRAINED_NAME = "model.safetensors"  # in the folder of a training
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

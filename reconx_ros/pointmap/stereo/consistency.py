@@ -14,7 +14,7 @@ from reconx_ros.geometry.projection import camera_rays, pixel_grid, project, tra
 from reconx_ros.geometry.warping import inside, sample
 
 MAX_REPROJECTION_PX = 1.5
-_WITNESSES = 8  # most views asked whether they confirm a guess
+WITNESSES = 8  # most views asked whether they tell of the same surface
 _MIN_ANGLE_DEG = 1.0  # between the rays of two views that measure a place; below it they look from one place
 
 
@@ -142,7 +142,7 @@ def confirmed(views: AlignedViews, tolerance: float) -> AlignedViews:
 def _witnesses(view: PointMap, views: AlignedViews) -> list[DepthMap]:
     others = [v for v in views.views if v is not view]
     others.sort(key=lambda v: v.world_from_cam.distance_to(view.world_from_cam))
-    return [tested(v) for v in others[:_WITNESSES]]
+    return [tested(v) for v in others[:WITNESSES]]
 
 
 def _confirmed(view: PointMap, witnesses: Sequence[DepthMap], tolerance: float) -> PointMap:

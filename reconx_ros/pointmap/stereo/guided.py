@@ -15,8 +15,9 @@ from reconx_ros.core import InsufficientParallaxError, Job, PointMap
 from reconx_ros.geometry.projection import backproject, transform_points
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.confidence import LIKELY_TRUST, confidence
-from reconx_ros.pointmap.stereo.consistency import DepthMap
+from reconx_ros.pointmap.stereo.consistency import WITNESSES, DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, select_kernels
+from reconx_ros.pointmap.stereo.multiview import MAX_COST, MIN_SPECKLE_PX
 from reconx_ros.pointmap.stereo.pairs import select_sources
 from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.pointmap.stereo.sgm import Smoothness
@@ -30,10 +31,7 @@ _REACH = 1.0  # Laplace scales of the guess that the search spans on each side
 _MIN_REACH, _MAX_REACH = 0.03, 0.15  # of the logarithm of depth
 _MIN_CERTAINTY = 0.5  # of the guess, below which agreement around it may be chance
 _SMOOTH = Smoothness(p1=0.03, p2=0.3, p2_min=0.1, edge=0.06)
-_WITNESSES = 8  # most views asked whether they agree
-_MAX_COST = 0.48  # a worse match is no match, as in the full sweep
 _MIN_TRUST = 0.1  # confidence below which a second look settles nothing
-_MIN_SPECKLE_PX = 30
 _POINTS = 4000  # of each view that choose its sources
 
 
@@ -86,7 +84,7 @@ def guided_depth(
         return [_nothing(view) for view in views]
     scaled = [guess.to(device) / unit for guess in guesses]
     points = [_points(view, guess) for view, guess in zip(prepared, scaled, strict=True)]
-    neighbours = select_sources(prepared, points, max(settings.sources, _WITNESSES))
+    neighbours = select_sources(prepared, points, max(settings.sources, WITNESSES))
     found = []
     for i, view in enumerate(prepared):
         job.step(0.9 * i / len(views), f"second look at view {i + 1} of {len(views)}")
@@ -143,7 +141,7 @@ def _tested(view: PointMap, prepared: MatchView, found: _Swept, unit: float) -> 
     valid = view.valid.to(found.depth.device)
     return DepthMap(
         depth=torch.where(valid, view.depth.to(found.depth.device) / unit, found.depth),
-        usable=valid | (found.cost < _MAX_COST),
+        usable=valid | (found.cost < MAX_COST),
         camera=prepared.camera,
         world_from_cam=prepared.world_from_cam,
     )
@@ -165,9 +163,9 @@ def _checked(
     needed = told.sees.clamp(1, config.own(MultiviewSettings).min_consistent)
     trust = confidence(told, found.margin, view.camera.fx) * torch.where(told.agrees >= needed, 1.0, LIKELY_TRUST)
     agreed = (told.agrees >= 1) & (told.denies <= told.agrees) & (trust >= _MIN_TRUST)
-    fresh = agreed & (certainty >= _MIN_CERTAINTY) & (found.cost < _MAX_COST) & ~view.valid.to(agreed.device)
+    fresh = agreed & (certainty >= _MIN_CERTAINTY) & (found.cost < MAX_COST) & ~view.valid.to(agreed.device)
     both = fresh | view.valid.to(agreed.device)
-    fresh &= kernels.without_speckles(told.depth, both, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
+    fresh &= kernels.without_speckles(told.depth, both, tolerance=config.consistency, min_pixels=MIN_SPECKLE_PX)
     return GuidedDepth(
         depth=(told.depth * unit).cpu(), confidence=(trust * certainty * fresh).cpu(), measured=fresh.cpu()
     )

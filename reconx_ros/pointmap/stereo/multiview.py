@@ -20,16 +20,15 @@ from reconx_ros.core import (
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.stereo.coarse import look
 from reconx_ros.pointmap.stereo.confidence import LIKELY_TRUST, confidence
-from reconx_ros.pointmap.stereo.consistency import DepthMap
+from reconx_ros.pointmap.stereo.consistency import WITNESSES, DepthMap
 from reconx_ros.pointmap.stereo.kernels import StereoKernels, select_kernels
 from reconx_ros.pointmap.stereo.pairs import select_sources
 from reconx_ros.pointmap.stereo.settings import MultiviewSettings
 from reconx_ros.pointmap.stereo.view_depth import StereoDepth, estimate_depth
 from reconx_ros.pointmap.stereo.views import MatchView, known_pose, normalised, prepare_views
 
-_WITNESSES = 8  # most views asked whether they agree
-_MAX_COST = 0.48  # a worse match is no match (0.5 is "unknown")
-_MIN_SPECKLE_PX = 30
+MAX_COST = 0.48  # a worse match is no match (0.5 is "unknown")
+MIN_SPECKLE_PX = 30
 _LOOK_SHARE, _MATCH_SHARE = 0.15, 0.75  # of the progress bar
 
 
@@ -103,7 +102,7 @@ def _plan(kernels: StereoKernels, views: list[MatchView], config: PointmapConfig
     views, unit = normalised(views)
     limits = (config.min_depth / unit, config.max_depth / unit)
     scene = look(kernels, views, job.part(0.0, _LOOK_SHARE), limits=limits, unit=unit)
-    neighbours = select_sources(views, scene.points_world, max(config.own(MultiviewSettings).sources, _WITNESSES))
+    neighbours = select_sources(views, scene.points_world, max(config.own(MultiviewSettings).sources, WITNESSES))
     return _Plan(views=views, neighbours=neighbours, depth_range=scene.depth_range, unit=unit, kernels=kernels)
 
 
@@ -131,7 +130,7 @@ def _match(plan: _Plan, index: int, settings: MultiviewSettings, job: Job) -> St
 
 
 def _as_tested(view: MatchView, found: StereoDepth) -> DepthMap:
-    usable = found.cost < _MAX_COST
+    usable = found.cost < MAX_COST
     return DepthMap(depth=found.depth, usable=usable, camera=view.camera, world_from_cam=view.world_from_cam)
 
 
@@ -147,7 +146,7 @@ def _check(
     sure = own.usable & (told.agrees >= needed) & (told.denies <= told.agrees)
     likely = own.usable & (told.agrees >= 1)
     sure, likely = (
-        plan.kernels.without_speckles(told.depth, mask, tolerance=config.consistency, min_pixels=_MIN_SPECKLE_PX)
+        plan.kernels.without_speckles(told.depth, mask, tolerance=config.consistency, min_pixels=MIN_SPECKLE_PX)
         for mask in (sure, likely)
     )
     valid = sure | likely

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from reconx_ros.core import SE3, MatchingEvidence, PinholeCamera
-from reconx_ros.pointmap.completion.inputs import CompletionView
+from reconx_ros.pointmap.completion.inputs import CompletionView, without_measurements
 from reconx_ros.pointmap.completion.training.examples import ExampleView
 
 _MIRROR = np.diag([-1.0, 1.0, 1.0])
@@ -139,9 +139,8 @@ def _less_measured(view: CompletionView, rng: np.random.Generator) -> Completion
     error = rng.uniform(0, 0.3) * smooth_noise(shape, rng, float(rng.uniform(2, 30)))
     guess = view.depth * torch.from_numpy(np.exp(error).astype(np.float32))
     return replace(
-        view,
+        without_measurements(view, lost),
         depth=torch.where(lost, guess, view.depth),
-        confidence=torch.where(lost, 0.0, view.confidence),
         evidence=MatchingEvidence(
             cost=torch.where(lost, (evidence.cost + float(rng.uniform(0, 0.4))).clamp(0, 1), evidence.cost),
             margin=torch.where(lost, evidence.margin * float(rng.uniform(0, 0.6)), evidence.margin),

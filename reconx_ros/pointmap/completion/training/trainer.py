@@ -21,18 +21,17 @@ from reconx_ros.learning.state import load_state, save_state
 from reconx_ros.learning.weights import AveragedWeights, parameter_groups
 from reconx_ros.pointmap.completion.inputs import CHANNELS, CompletionView
 from reconx_ros.pointmap.completion.network import CompletionConfig, CompletionNetwork
-from reconx_ros.pointmap.completion.predict import Prediction, predict, with_others
+from reconx_ros.pointmap.completion.predict import Prediction, predict, with_others, without_channels
 from reconx_ros.pointmap.completion.training.batches import CompletionGroup, training_groups
 from reconx_ros.pointmap.completion.training.config import CompletionTrainingConfig
 from reconx_ros.pointmap.completion.training.evaluate import calibration, scored, smooth_guess
 from reconx_ros.pointmap.completion.training.examples import ExampleView, example_paths, load_example
 from reconx_ros.pointmap.completion.training.losses import completion_loss
-from reconx_ros.pointmap.completion.weights import LoadedCompletion, save_completion
+from reconx_ros.pointmap.completion.weights import TRAINED_NAME, LoadedCompletion, save_completion
 
 _BETAS = (0.9, 0.98)
 # A run may be resumed with other values of these: they change what is written, not what is learned.
 _FREE = frozenset({"workers", "validate_every", "validation_groups", "checkpoint_every", "log_every"})
-TRAINED_NAME = "model.safetensors"
 
 
 def _ignore(row: Mapping[str, float]) -> None:
@@ -158,13 +157,13 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         return {"loss": total}
 
     def _loss(self, group: CompletionGroup, *, second: bool) -> torch.Tensor:
-        rgb, told = group.rgb.to(self.device), self._shown(group.channels.to(self.device))
+        rgb, told = group.rgb.to(self.device), without_channels(group.channels.to(self.device), self._hidden)
         with self._arithmetic():
             features = self._features(rgb)
             if second and len(group.views) > 1:
                 with torch.no_grad():
                     first = self.network(rgb, told, features)
-                told = self._shown(with_others(group.views, told, first, group.unit))
+                told = without_channels(with_others(group.views, told, first, group.unit), self._hidden)
             found = self.network(rgb, told, features)
         return completion_loss(
             found, group.log_truth.to(self.device), group.known.to(self.device), group.measured.to(self.device)
@@ -179,14 +178,6 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         if self.run.config.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
-
-    def _shown(self, told: torch.Tensor) -> torch.Tensor:
-        """Channels without those that this run hides."""
-        if not self._hidden:
-            return told
-        told = told.clone()
-        told[:, self._hidden] = 0
-        return told
 
     def averaged_network(self) -> CompletionNetwork:
         """A network with the averaged weights, ready for inference."""
