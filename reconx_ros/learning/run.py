@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from reconx_ros.core import CancelledError, Job
+import torch
+from torch import nn
+
+from reconx_ros.core import CancelledError, Job, ReconstructionError
 from reconx_ros.learning.log import append_row
+from reconx_ros.learning.weights import AveragedWeights
 
 B = TypeVar("B")
+N = TypeVar("N", bound=nn.Module)
 OnLog = Callable[[Mapping[str, float]], None]
+# A run may be resumed with other values of these settings: they change what is written, not what is learned.
+FREE_SETTINGS = frozenset({"workers", "validate_every", "validation_groups", "checkpoint_every", "log_every"})
+
+
+def no_log(row: Mapping[str, float]) -> None:
+    """An ``OnLog`` that does nothing."""
+    del row
+
+
+def progress_message(step: int, steps: int, first: int, started: float) -> str:
+    """Which step of how many, and the time left as far as it can be told.
+
+    Args:
+        step: number of the step to come.
+        steps: of the whole run.
+        first: where this process took over.
+        started: ``time.perf_counter()`` then.
+    """
+    done = step - first
+    if not done:
+        return f"step {step} of {steps}"
+    left = (time.perf_counter() - started) / done * (steps - step)
+    return f"step {step} of {steps}, {left / 60:.1f} min left"
 
 
 class SteppedRun(ABC, Generic[B]):
@@ -72,7 +101,7 @@ class SteppedRun(ABC, Generic[B]):
         sums: dict[str, float] = {}
         try:
             for batch in self.batches():
-                job.step(self.step / self._steps, self._message(started, first))
+                job.step(self.step / self._steps, progress_message(self.step, self._steps, first, started))
                 for name, value in self.advance(batch).items():
                     sums[name] = sums.get(name, 0.0) + value
                 self.step += 1
@@ -89,16 +118,82 @@ class SteppedRun(ABC, Generic[B]):
             raise
         return self.save()
 
-    def _message(self, started: float, first: int) -> str:
-        done = self.step - first
-        if not done:
-            return f"step {self.step} of {self._steps}"
-        left = (time.perf_counter() - started) / done * (self._steps - self.step)
-        return f"step {self.step} of {self._steps}, {left / 60:.1f} min left"
-
     def _log(self, values: Mapping[str, float]) -> None:
         if not (self.is_main and values):
             return
         row = {"step": self.step, "seconds": round(self.seconds, 2), **values}
         append_row(self._folder, row)
         self._on_log(row)
+
+
+class NetworkRun(SteppedRun[B], Generic[B, N]):
+    """A run that optimises one network and keeps a moving average of its weights.
+
+    A class of such runs sets these attributes when it is made:
+
+    Attributes:
+        network: the weights that are optimised.
+        optimiser: of them.
+        average: their moving average, which is what is saved and validated.
+        device: where torch computes.
+    """
+
+    network: N
+    optimiser: torch.optim.Optimizer
+    average: AveragedWeights
+    device: torch.device
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the step to come."""
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = rate
+
+    def require_finite(self, loss: float) -> None:
+        """Raise ReconstructionError unless the loss is a number."""
+        if not math.isfinite(loss):
+            raise ReconstructionError(
+                f"loss is {loss} at step {self.step}, expected a finite number: lower learning_rate"
+            )
+
+    def apply_gradients(self, clip: float) -> None:
+        """One step along the gradients, of a norm of at most ``clip``; the average follows."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        self.optimiser.step()
+        self.average.update(self.network, self.step)
+
+    def averaged(self, network: N) -> N:
+        """A fresh network with the averaged weights, ready for inference."""
+        network.load_state_dict(self.average.state)
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def training_state(self, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """What ``restore`` needs, with what else a run wants to keep."""
+        return {
+            "settings": dict(settings),
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.network.state_dict(),
+            "average": self.average.state,
+            "optimiser": self.optimiser.state_dict(),
+            **more,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state was kept."""
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        self.network.load_state_dict(state["network"])
+        self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def history(self) -> dict[str, Any]:
+        """What every card tells of a run."""
+        from reconx_ros import __version__
+
+        return {
+            "licence": "Apache-2.0",
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "steps_done": self.step,
+            "seconds": round(self.seconds, 1),
+            "device": self.device.type,
+            "versions": {"reconx_ros": __version__, "torch": torch.__version__},
+        }

@@ -34,6 +34,7 @@ from reconx_ros.diffusion.training.parts import Phase, names_in, phases, select
 from reconx_ros.diffusion.training.step import step_generator, training_loss
 from reconx_ros.diffusion.training.validation import Protocol, contact_sheet, score
 from reconx_ros.learning.log import append_row
+from reconx_ros.learning.run import OnLog, no_log, progress_message
 from reconx_ros.learning.schedule import warmup_cosine
 from reconx_ros.learning.state import load_state, save_state
 from reconx_ros.learning.stream import Reuse, drawn_examples, made_in_order
@@ -47,12 +48,7 @@ _FREE = frozenset({"workers", "validate_every", "validation_clips", "validation_
     {"sample_every", "sample_clips", "checkpoint_every", "log_every", "accumulate", "gradient_checkpointing"}
 )
 
-OnLog = Callable[[Mapping[str, float]], None]
 SaveModel = Callable[[Path, Prepared, Mapping[str, Any]], None]
-
-
-def _ignore(row: Mapping[str, float]) -> None:
-    del row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +76,7 @@ class VideoTrainingRun:
     data: Mapping[str, Any] = field(default_factory=dict)
     point_source: PointSource = points_from_depth
     licence: str = "Apache-2.0"
-    on_log: OnLog = _ignore
+    on_log: OnLog = no_log
 
     def settings(self) -> dict[str, Any]:
         """What must not change when the run is resumed."""
@@ -174,7 +170,7 @@ class VideoTrainer:
         batches = self._batches(range(self.step, phase.stop))
         started, before, first, total = time.perf_counter(), self.seconds, self.step, 0.0
         for batch in batches:
-            job.step(self.step / config.steps, self._message(started, first))
+            job.step(self.step / config.steps, progress_message(self.step, config.steps, first, started))
             total += self._advance(model, optimiser, batch)
             self.seconds = before + time.perf_counter() - started
             if self.step % config.log_every == 0:
@@ -376,13 +372,6 @@ class VideoTrainer:
         self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
         self._restored = state["optimiser"]
         self.processes.load_scaler(state["scaler"])
-
-    def _message(self, started: float, first: int) -> str:
-        done, steps = self.step - first, self.run.config.steps
-        if not done:
-            return f"step {self.step} of {steps}"
-        left = (time.perf_counter() - started) / done * (steps - self.step)
-        return f"step {self.step} of {steps}, {left / 60:.1f} min left"
 
     def _log(self, values: Mapping[str, float]) -> None:
         if not self.processes.is_main:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.core import ReconstructionError
 from reconx_ros.core.settings import to_mapping
-from reconx_ros.learning.run import OnLog, SteppedRun
+from reconx_ros.learning.run import FREE_SETTINGS, NetworkRun, OnLog, no_log
 from reconx_ros.learning.state import load_state, save_state
 from reconx_ros.learning.stream import Reuse
 from reconx_ros.learning.weights import AveragedWeights, parameter_groups
@@ -28,12 +26,6 @@ from reconx_ros.pointmap.training.schedule import initialise, learning_rate
 from reconx_ros.pointmap.training.step import group_loss
 
 _MEAN_GROUPS = 128  # groups that the baselines of the comparison are averaged over
-# A run may be resumed with other values of these: they change what is written, not what is learned.
-_FREE = frozenset({"workers", "validate_every", "validation_groups", "checkpoint_every", "log_every"})
-
-
-def _ignore(row: Mapping[str, float]) -> None:
-    del row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,26 +47,21 @@ class PointmapTrainingRun:
     validation: ViewSource
     folder: Path
     data: Mapping[str, Any] = field(default_factory=dict)
-    on_log: OnLog = _ignore
+    on_log: OnLog = no_log
 
     def settings(self) -> dict[str, Any]:
         """What must not change when the run is resumed."""
-        optimisation = {k: v for k, v in to_mapping(self.config).items() if k not in _FREE}
+        optimisation = {k: v for k, v in to_mapping(self.config).items() if k not in FREE_SETTINGS}
         return {**optimisation, **self.network.as_arguments(), **{f"data.{k}": v for k, v in self.data.items()}}
 
 
-class PointmapTrainer(SteppedRun[GroupBatch]):
+class PointmapTrainer(NetworkRun[GroupBatch, PointmapNetwork]):
     """One run, from its start or from where it was interrupted.
 
     Args:
         run: what to do.
         device: where torch computes.
         resume: continue the run in the folder.
-
-    Attributes:
-        step: steps done.
-        network: the weights that are optimised.
-        average: their moving average, which is what is saved and validated.
 
     Raises:
         StorageError, InvalidInputError: when the run cannot be resumed.
@@ -98,7 +85,9 @@ class PointmapTrainer(SteppedRun[GroupBatch]):
         self._validation: Sequence[GroupBatch] = ()
         self._scores: dict[str, float] | None = None
         if resume:
-            self._restore(load_state(run.folder, run.settings()))
+            state = load_state(run.folder, run.settings())
+            self.restore(state)
+            self._scores = state["scores"]
 
     def batches(self) -> Iterable[GroupBatch]:
         """As ``SteppedRun``."""
@@ -112,26 +101,17 @@ class PointmapTrainer(SteppedRun[GroupBatch]):
         batch = batch.to(self.device)
         if config.mirror and np.random.default_rng([config.seed, self.step, 1]).random() < 0.5:
             batch = batch.mirrored()
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+        self.set_rate(learning_rate(self.step, config))
         found = group_loss(self.network, batch, config.alpha)
-        if not math.isfinite(float(found.loss.detach())):
-            raise ReconstructionError(
-                f"loss is {float(found.loss.detach())} at step {self.step}, expected a finite number: "
-                "lower learning_rate"
-            )
+        self.require_finite(float(found.loss.detach()))
         self.optimiser.zero_grad(set_to_none=True)
         found.loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        self.optimiser.step()
-        self.average.update(self.network, self.step)
+        self.apply_gradients(config.gradient_clip)
         return {"loss": float(found.loss.detach()), "regression": float(found.regression)}
 
     def averaged_network(self) -> PointmapNetwork:
         """A network with the averaged weights, ready for inference."""
-        network = PointmapNetwork(self.run.network)
-        network.load_state_dict(self.average.state)
-        return network.to(self.device).eval().requires_grad_(False)
+        return self.averaged(PointmapNetwork(self.run.network))
 
     def validation_batches(self) -> Sequence[GroupBatch]:
         """The held-out groups, made once."""
@@ -168,39 +148,16 @@ class PointmapTrainer(SteppedRun[GroupBatch]):
         """
         card = self.card()
         save_network(self.run.folder, self.network, self.average.state, card)
-        state = {
-            "settings": self.run.settings(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "network": self.network.state_dict(),
-            "average": self.average.state,
-            "scores": self._scores,
-            "optimiser": self.optimiser.state_dict(),
-        }
-        save_state(self.run.folder, state)
+        save_state(self.run.folder, self.training_state(self.run.settings(), scores=self._scores))
         return card
 
     def card(self) -> dict[str, Any]:
         """How this network came to be, as plain values."""
-        from reconx_ros import __version__
-
         return {
             "network": self.run.network.as_arguments(),
-            "parameters": sum(p.numel() for p in self.network.parameters()),
-            "licence": "Apache-2.0",
+            **self.history(),
             "data": dict(self.run.data),
             "training": to_mapping(self.run.config),
-            "steps_done": self.step,
-            "seconds": round(self.seconds, 1),
-            "device": self.device.type,
-            "versions": {"reconx_ros": __version__, "torch": torch.__version__},
             "validation": self._scores,
             "min_confidence": (self._scores or {}).get("median_confidence"),
         }
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-        self.network.load_state_dict(state["network"])
-        self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._scores = state["scores"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconx_ros.core import ConfigError, ReconstructionError
+from reconx_ros.core import ConfigError
 from reconx_ros.core.settings import to_mapping
 from reconx_ros.learning.processes import join_processes
-from reconx_ros.learning.run import OnLog, SteppedRun
+from reconx_ros.learning.run import FREE_SETTINGS, NetworkRun, OnLog, no_log
 from reconx_ros.learning.schedule import warmup_cosine
 from reconx_ros.learning.state import load_state, save_state
 from reconx_ros.learning.weights import AveragedWeights, parameter_groups
@@ -30,12 +29,6 @@ from reconx_ros.pointmap.completion.training.losses import completion_loss
 from reconx_ros.pointmap.completion.weights import TRAINED_NAME, LoadedCompletion, save_completion
 
 _BETAS = (0.9, 0.98)
-# A run may be resumed with other values of these: they change what is written, not what is learned.
-_FREE = frozenset({"workers", "validate_every", "validation_groups", "checkpoint_every", "log_every"})
-
-
-def _ignore(row: Mapping[str, float]) -> None:
-    del row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,14 +57,15 @@ class CompletionTrainingRun:
     start: LoadedCompletion | None = None
     picture: Mapping[str, torch.Tensor] | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
-    on_log: OnLog = _ignore
+    on_log: OnLog = no_log
 
     def settings(self) -> dict[str, Any]:
         """What must not change when the run is resumed."""
-        return {k: v for k, v in to_mapping(self.config).items() if k not in _FREE} | self.network.as_arguments()
+        optimisation = {k: v for k, v in to_mapping(self.config).items() if k not in FREE_SETTINGS}
+        return {**optimisation, **self.network.as_arguments()}
 
 
-class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
+class CompletionTrainer(NetworkRun[list[CompletionGroup], CompletionNetwork]):
     """One run, from its start or from where it was interrupted.
 
     Args:
@@ -108,7 +102,9 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         self._scores: dict[str, float] = {}
         self._calibration: list[list[float]] = []
         if resume:
-            self._restore(load_state(run.folder, run.settings()))
+            state = load_state(run.folder, run.settings())
+            self.restore(state)
+            self._scores, self._calibration = dict(state["scores"]), list(state["calibration"])
 
     @property
     def is_main(self) -> bool:
@@ -130,15 +126,8 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
     def advance(self, batch: list[CompletionGroup]) -> dict[str, float]:
         """As ``SteppedRun``: the gradient is the mean over the groups."""
         config = self.run.config
-        rate = warmup_cosine(
-            self.step,
-            steps=config.steps,
-            warmup=config.warmup_steps,
-            peak=config.learning_rate,
-            final=config.final_rate,
-        )
-        for parameters in self.optimiser.param_groups:
-            parameters["lr"] = rate
+        peak, final = config.learning_rate, config.final_rate
+        self.set_rate(warmup_cosine(self.step, steps=config.steps, warmup=config.warmup_steps, peak=peak, final=final))
         self.optimiser.zero_grad(set_to_none=True)
         rng = np.random.default_rng([config.seed, self.step, 2, self.processes.rank])
         total = 0.0
@@ -146,14 +135,9 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
             loss = self._loss(group, second=rng.random() < config.second_pass)
             (loss / len(batch)).backward()
             total += float(loss.detach()) / len(batch)
-        if not math.isfinite(total):
-            raise ReconstructionError(
-                f"loss is {total} at step {self.step}, expected a finite number: lower learning_rate"
-            )
+        self.require_finite(total)
         self.processes.mean_gradients(self.network.parameters())
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip)
-        self.optimiser.step()
-        self.average.update(self.network, self.step)
+        self.apply_gradients(config.gradient_clip)
         return {"loss": total}
 
     def _loss(self, group: CompletionGroup, *, second: bool) -> torch.Tensor:
@@ -181,9 +165,7 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
 
     def averaged_network(self) -> CompletionNetwork:
         """A network with the averaged weights, ready for inference."""
-        network = CompletionNetwork(self.run.network)
-        network.load_state_dict(self.average.state)
-        return network.to(self.device).eval().requires_grad_(False)
+        return self.averaged(CompletionNetwork(self.run.network))
 
     def validate(self) -> dict[str, float]:
         """As ``SteppedRun``: scores per folder of held-out examples; of the first process."""
@@ -223,44 +205,21 @@ class CompletionTrainer(SteppedRun[list[CompletionGroup]]):
         if not self.processes.is_main:
             return card
         save_completion(self.run.folder / TRAINED_NAME, self.run.network, self.average.state, card)
-        state = {
-            "settings": self.run.settings(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "network": self.network.state_dict(),
-            "average": self.average.state,
-            "scores": self._scores,
-            "calibration": self._calibration,
-            "optimiser": self.optimiser.state_dict(),
-        }
-        save_state(self.run.folder, state)
+        kept = {"scores": self._scores, "calibration": self._calibration}
+        save_state(self.run.folder, self.training_state(self.run.settings(), **kept))
         return card
 
     def card(self) -> dict[str, Any]:
         """How this network came to be, as plain values."""
-        from reconx_ros import __version__
-
         return {
             "purpose": "depth of every pixel that a camera saw (pointmap.completion)",
-            "licence": "Apache-2.0",
-            "parameters": sum(p.numel() for p in self.network.parameters()),
+            **self.history(),
             "data": dict(self.run.data),
             "training": to_mapping(self.run.config),
             "started_from": None if self.run.start is None else _history(self.run.start.card),
-            "steps_done": self.step,
-            "seconds": round(self.seconds, 1),
-            "device": self.device.type,
-            "versions": {"reconx_ros": __version__, "torch": torch.__version__},
             "validation": {"step": self.step, **self._scores},
             "calibration": self._calibration,
         }
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        self.step, self.seconds = int(state["step"]), float(state["seconds"])
-        self.network.load_state_dict(state["network"])
-        self.average.state = {k: v.to(self.device) for k, v in state["average"].items()}
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._scores, self._calibration = dict(state["scores"]), list(state["calibration"])
 
 
 def _history(card: Mapping[str, Any]) -> dict[str, Any]:
