@@ -20,6 +20,8 @@ from reconx_ros.core import (
     Provenance,
     WeightsError,
 )
+from reconx_ros.pipeline.config import ReconxConfig
+from reconx_ros.pipeline.reconstructor import Reconstructor
 from reconx_ros.pipeline.selection import choose_completer
 from reconx_ros.pointmap.completion.base import Guess, completer_name, registry
 from reconx_ros.pointmap.completion.complete import completed, without_guesses
@@ -246,6 +248,19 @@ def test_the_pipeline_asks_whom_the_configuration_names(own_weights: PointmapCon
         choose_completer(PointmapConfig(completion="smoth"))
     with pytest.raises(WeightsError, match=r"pointmap\.completion_weights is 'nowhere'"):
         LearnedCompleter().load(replace(own_weights, completion_weights="nowhere"), CPU)
+
+
+def test_progress_of_stage_1_never_goes_back_and_a_wrong_name_costs_no_work(own_weights: PointmapConfig) -> None:
+    keyframes = [Keyframe(id=k, frame=replace(wall_frame(0.25 * k), depth_m=None), sharpness=1.0) for k in range(3)]
+    told: list[float] = []
+    job = Job(stage="pointmap", on_progress=lambda stage, fraction, text: told.append(fraction))
+    config = replace(ReconxConfig(), pointmap=own_weights)
+    views = Reconstructor(config).align(keyframes, job=job)
+    assert told == sorted(told) and told[-1] <= 1 and all(bool(v.valid.all()) for v in views.views)
+    told.clear()
+    with pytest.raises(ConfigError, match="unknown depth completer 'lerned'"):
+        Reconstructor(replace(config, pointmap=replace(own_weights, completion="lerned"))).align(keyframes, job=job)
+    assert told == []
 
 
 def test_auto_is_the_learned_one_where_its_weights_are(

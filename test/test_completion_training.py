@@ -426,6 +426,10 @@ def test_the_command_makes_data_trains_and_goes_on(tmp_path: Path, capsys: pytes
     assert card["started_from"]["steps_done"] == 1 and card["started_from"]["started_from"] is None
     assert "weights in" in capsys.readouterr().out
     assert main(["train", "depth", "--data", str(data)]) != 0
+    (data / "data.json").write_text("{")
+    assert main([*further, "--steps", "1"]) != 0
+    assert "data.json cannot be read" in capsys.readouterr().err
+    assert main(["train", "depth", "--data", str(data)]) != 0
     assert main(["train", "depth", "--make-data", str(data), "--assets", str(tmp_path / "gone")]) != 0
     errors = capsys.readouterr().err
     assert "needs --data and --out" in errors and "gone does not exist" in errors

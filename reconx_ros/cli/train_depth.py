@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -203,13 +204,19 @@ def _picture(name: str) -> Mapping[str, Any] | None:
 
 
 def _described(folders: list[Path]) -> dict[str, Any]:
-    import json
+    """What --make-data wrote about each folder, for the card.
 
+    Raises:
+        StorageError: for a description that is damaged.
+    """
     found: dict[str, Any] = {}
-    for folder in folders:
-        path = folder / _DESCRIPTION
-        if path.is_file():
-            found[folder.name] = json.loads(path.read_text(encoding="utf-8"))
+    for path in (folder / _DESCRIPTION for folder in folders):
+        if not path.is_file():
+            continue
+        try:
+            found[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise StorageError(f"{path} cannot be read ({err}), expected what --make-data writes") from None
     return found
 
 

@@ -34,6 +34,7 @@ from reconx_ros.pipeline.selection import choose_completer, choose_device, choos
 from reconx_ros.pipeline.stages import StageRecorder
 from reconx_ros.pipeline.working_frame import centred, working
 from reconx_ros.pointmap.base import PointmapBackend
+from reconx_ros.pointmap.completion.base import DepthCompleter
 from reconx_ros.pointmap.completion.complete import completed, without_guesses
 from reconx_ros.pointmap.config import PointmapConfig
 from reconx_ros.pointmap.inputs import usable_keyframes
@@ -48,6 +49,7 @@ from reconx_ros.splatting.render import RenderedView, render_scene
 from reconx_ros.splatting.select import select_rasterizer
 from reconx_ros.weights.cache import ModelCache
 
+_ALIGN_SHARE = 0.6  # of stage 1's progress, where depth is completed after it
 _SPLATTING_BYTES = 2e9  # that should be free when stage 3 starts; at usual sizes it takes less
 _log = logging.getLogger(__name__)
 
@@ -123,6 +125,7 @@ class Reconstructor:
         config, device = self._config, self._device
         keyframes = usable_keyframes(keyframes, config.pointmap)
         backend = choose_pointmap(config, keyframes, self._models)
+        completer = choose_completer(config.pointmap, self._models)
         generator = choose_generator(config, self._models)
         rasterizer, stages = select_rasterizer(config.splatting, device), StageRecorder(device, self._models)
         before = self._models.load_seconds
@@ -130,9 +133,10 @@ class Reconstructor:
         perceptual_seconds = self._models.load_seconds - before
         with stages.measure("pointmap", backend.name):
             memory = plan_memory(backend, keyframes, config.pointmap, device=device)
-            views = self._align(backend, keyframes, memory, metric_poses, job.for_stage("pointmap"))
+            aligning, completing = _shared(job.for_stage("pointmap"), completer)
+            views = self._align(backend, keyframes, memory, metric_poses, aligning)
             require_confident(views, config.output.min_confidence, given_poses=_all_posed(keyframes))
-            views = self._completed(views, memory.config, job.for_stage("pointmap"))
+            views = self._completed(views, completer, memory.config, completing)
         frame = working(views)
         mapped = frame.views(views)
         local = without_guesses(mapped)
@@ -164,9 +168,11 @@ class Reconstructor:
         """
         keyframes = usable_keyframes(keyframes, self._config.pointmap)
         backend = choose_pointmap(self._config, keyframes, self._models)
+        completer = choose_completer(self._config.pointmap, self._models)
         memory = plan_memory(backend, keyframes, self._config.pointmap, device=self._device)
-        job = job or Job(stage="pointmap")
-        return self._completed(self._align(backend, keyframes, memory, metric_poses, job), memory.config, job)
+        aligning, completing = _shared(job or Job(stage="pointmap"), completer)
+        views = self._align(backend, keyframes, memory, metric_poses, aligning)
+        return self._completed(views, completer, memory.config, completing)
 
     def generate(self, views: AlignedViews, *, job: Job | None = None) -> ViewSequence:
         """Stage 2 alone: the views of stage 1 and the in-between views.
@@ -219,10 +225,11 @@ class Reconstructor:
         )
         return frame.back.views(views)
 
-    def _completed(self, views: AlignedViews, config: PointmapConfig, job: Job) -> AlignedViews:
+    def _completed(
+        self, views: AlignedViews, completer: DepthCompleter | None, config: PointmapConfig, job: Job
+    ) -> AlignedViews:
         """The views with a depth at every pixel, where somebody guesses the depth of what was not measured."""
-        completer = choose_completer(config, self._models)
-        if completer is None:
+        if completer is None or all(bool(view.valid.all()) for view in views.views):
             return views
         return self._models.with_room(lambda: completed(views, completer, config, device=self._device, job=job))
 
@@ -281,6 +288,11 @@ class Reconstructor:
         if not sequence.generates:
             return mapped
         return PointCloud.concatenate([mapped, generated_cloud(sequence, views, floor)])
+
+
+def _shared(job: Job, completer: DepthCompleter | None) -> tuple[Job, Job]:
+    """What aligning and completing report of their progress in stage 1, so that it never goes back."""
+    return (job, job) if completer is None else (job.part(0.0, _ALIGN_SHARE), job.part(_ALIGN_SHARE, 1.0))
 
 
 def _all_posed(keyframes: Sequence[Keyframe]) -> bool:

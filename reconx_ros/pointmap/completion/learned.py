@@ -72,7 +72,6 @@ class LearnedCompleter:
     ) -> list[Guess]:
         """As ``DepthCompleter``: two passes, the second with what the other views show."""
         loaded = self.load(config, device)
-        job.step(0.1, "completing depth")
         size = loaded.network.config.size
         up_world = up_direction(config.up_axis)
         given = [completion_view(view, size, up_world) for view in views]
